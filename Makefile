@@ -1,0 +1,76 @@
+# Every target makes what it needs: .venv from pyproject.toml and constraints.txt, once, and again when either changes.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SCALE  ?= desk
+# One thread a process: the tests are many and small, so two workers beat two threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+.PHONY: demo test lint types format docs bench reproduce constraints clean help
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       install, train a prior of handwritten digits, use it, write runs/demo/report.html"
+	@echo "make test       every test a pull request needs"
+	@echo "make lint       ruff (rules and format)      make types   pyright      make format   rewrite to the format"
+	@echo "make docs       docs/_build/html             make bench   runs/bench/*.json"
+	@echo "make reproduce NAME=red-diff [SCALE=quick|desk]"
+	@echo "make constraints  resolve constraints.txt anew          make clean"
+
+# .venv/.core is the library alone; .venv/.EXTRA is the library with that extra.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[$*]'
+	@touch $@
+
+# azula requires torchvision, which its samplers do not import: taken without its dependencies.
+$(VENV)/.azula: constraints.txt $(VENV)/.peers
+	$(PIP) --no-deps azula
+	@touch $@
+
+demo: $(VENV)/.core
+	$(BIN)/oneprior demo
+
+# Timing tests first and alone; the others whatever came of them; the last line is pytest's own summary.
+test: $(VENV)/.test
+	@timing=0; $(PYTEST) -m timing || timing=$$?; \
+	$(PYTEST) -m "not timing" -n 2 --dist loadfile && exit $$timing
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test $(VENV)/.dev
+	$(BIN)/pyright
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: $(VENV)/.azula
+	@mkdir -p runs/bench
+	@for file in benchmarks/[a-z]*.py; do name=$$(basename $$file .py); \
+		$(BIN)/python $$file --json runs/bench/$$name.json || exit 1; done
+
+reproduce: $(VENV)/.core
+	@test -n "$(NAME)" || { echo "which one? make reproduce NAME=red-diff [SCALE=quick|desk]"; exit 2; }
+	$(BIN)/oneprior reproduce $(NAME) --scale $(SCALE)
+
+constraints: $(BIN)/python
+	$(BIN)/python tools/constraints.py
+
+clean:
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks tools docs -name __pycache__ -type d -prune -exec rm -rf {} +

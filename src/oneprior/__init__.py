@@ -1,0 +1,94 @@
+"""oneprior: one diffusion model, every use.
+
+Train one diffusion prior, or load one, and generate, restore, classify, edit and measure with the same object:
+
+    import oneprior
+
+    prior = oneprior.load("digits")
+    prior.sample(16, label=7).grid()
+
+Public names are imported when first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+_HOME = {
+    "Prior": "prior",
+    "load": "storage",
+    "sample": "sampling",
+    "walk": "sampling",
+    "CFG": "guidance",
+    "Hold": "paths",
+    "Path": "paths",
+    "Measurement": "operators",
+    "wrap": "denoiser",
+    "with_schedule": "denoiser",
+    "Denoiser": "denoiser",
+    "NetworkDenoiser": "denoiser",
+    "check_denoiser": "check",
+    "check_operator": "check",
+    "check_sampler": "check",
+    "check_schedule": "check",
+    "exact": "",
+    "guidance": "",
+    "metrics": "",
+    "nets": "",
+    "operators": "",
+    "paths": "",
+    "schedules": "",
+    "uses": "",
+}
+
+__all__ = [
+    "CFG",
+    "Denoiser",
+    "Hold",
+    "Measurement",
+    "NetworkDenoiser",
+    "Path",
+    "Prior",
+    "__version__",
+    "check_denoiser",
+    "check_operator",
+    "check_sampler",
+    "check_schedule",
+    "exact",
+    "guidance",
+    "load",
+    "metrics",
+    "nets",
+    "operators",
+    "paths",
+    "sample",
+    "schedules",
+    "uses",
+    "walk",
+    "with_schedule",
+    "wrap",
+]
+
+if TYPE_CHECKING:
+    from oneprior import exact, guidance, metrics, nets, operators, paths, schedules, uses
+    from oneprior.check import check_denoiser, check_operator, check_sampler, check_schedule
+    from oneprior.denoiser import Denoiser, NetworkDenoiser, with_schedule, wrap
+    from oneprior.guidance import CFG
+    from oneprior.operators import Measurement
+    from oneprior.paths import Hold, Path
+    from oneprior.prior import Prior
+    from oneprior.sampling import sample, walk
+    from oneprior.storage import load
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"oneprior has no attribute '{name}'; public names: {', '.join(__all__)}")
+    home = _HOME[name]
+    module = import_module(f"oneprior.{home or name}")
+    return getattr(module, name) if home else module
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,137 @@
+"""From the settings of a training job to its parts: data, codec, conditions, denoiser, objective. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+
+from oneprior import __version__, schedules
+from oneprior.cli.inputs import open_skipping
+from oneprior.cli.screen import Screen
+from oneprior.cli.train import TrainJob
+from oneprior.codecs import Codec, Pixels, Standardise
+from oneprior.conditions import Conditions, Label
+from oneprior.data import Source, in_memory
+from oneprior.denoiser import Facts, NetworkDenoiser
+from oneprior.nets import build
+from oneprior.nets.config import CONFIGS
+from oneprior.objective import EDMWeight, MinSNR, Objective, Plain, SigmoidWeight, TruncatedSNR
+from oneprior.posterior import EDMPrediction
+from oneprior.times import LogitNormal, LogNormal, Uniform
+
+SCHEDULES = {
+    "cosine": schedules.Cosine,
+    "rf": schedules.RectifiedFlow,
+    "vp": schedules.VP,
+    "subvp": schedules.SubVP,
+    "ve": schedules.VE,
+    "edm": schedules.EDM,
+    "laplace": schedules.Laplace,
+    "sigmoid": schedules.Sigmoid,
+}
+WEIGHTS = {
+    "plain": Plain(),
+    "min-snr": MinSNR(),
+    "truncated-snr": TruncatedSNR(),
+    "edm": EDMWeight(),
+    "sigmoid": SigmoidWeight(),
+}
+AUTO = {"rf": ("velocity", "plain", "logit-normal"), **dict.fromkeys(("edm", "ve"), ("edm", "edm", "log-normal"))}
+MEMORY = 2**30  # data up to this many bytes is read once
+EPSILON = 1e-4  # training keeps this far from t = 0, where weights of some predictions have no limit
+
+
+@dataclass(frozen=True)
+class Parts:
+    job: TrainJob
+    """as given, with every "auto" resolved"""
+    source: Source
+    codec: Codec
+    conditions: Conditions
+    den: NetworkDenoiser
+    objective: Objective
+    facts: dict[str, Any]
+    """for the prior"""
+
+
+def parts(job: TrainJob, screen: Screen) -> Parts:
+    """Read the data and build the rest; says what it found."""
+    source = read(job, screen)
+    shape, classes = source.facts.shape, source.facts.classes
+    if len(shape) == 3:
+        codec: Codec = Pixels(source.facts.levels)
+    else:
+        codec = Standardise.fit(source.batch(range(min(len(source), 100_000)))["x"])
+    conditions = Conditions({} if classes is None or job.unconditional else {"label": Label(classes)})
+    prediction, weight, law = AUTO.get(job.schedule, ("v", "plain", "uniform"))
+    job = replace(
+        job,
+        net=("unet" if len(shape) == 3 else "mlp") if job.net == "auto" else job.net,
+        prediction=prediction if job.prediction == "auto" else job.prediction,
+        weight=weight if job.weight == "auto" else job.weight,
+        law=law if job.law == "auto" else job.law,
+    )
+    den = denoiser(job, shape, conditions)
+    low, high = den.facts.t_range
+    laws = {
+        "uniform": Uniform(max(low, EPSILON), high),
+        "logit-normal": LogitNormal(),
+        "log-normal": LogNormal(den.schedule),
+    }
+    facts = {
+        "shape": list(shape),
+        "data": {k: getattr(source.facts, k) for k in ("name", "count", "licence", "levels")} | {"split": job.split},
+        "oneprior": __version__,
+    }
+    return Parts(job, source, codec, conditions, den, Objective(WEIGHTS[job.weight], laws[job.law]), facts)
+
+
+def read(job: TrainJob, screen: Screen) -> Source:
+    """The data to train on, in memory where it fits."""
+    if not job.data:
+        raise ValueError("which data? oneprior train DATA: a folder, a file or a name such as digits")
+    how: Mapping[str, Any] = {
+        "size": job.size,
+        "channels": job.channels,
+        "labels": False if job.unconditional else None,
+    }
+    how = {k: v for k, v in how.items() if v is not None and (k != "labels" or _is_folder(job.data))}
+    source = open_skipping(job.data, screen, job.skip_bad, split=job.split, **how)
+    facts = source.facts
+    kept = "all" if job.split == "all" else "the training part; the held-out one is left for `evaluate`"
+    classes = "no classes" if facts.classes is None else f"{len(facts.classes)} classes"
+    screen.note(f"{facts.name}: {len(source):,} samples ({kept}), {' x '.join(map(str, facts.shape))}, {classes}")
+    if len(facts.shape) == 3 and _is_folder(job.data):
+        screen.note(
+            "pictures: turned by EXIF, transparent parts on white, cut to the middle and resized where sizes differ"
+        )
+    size = prod(facts.shape) * len(source) * (1 if facts.levels and facts.levels <= 256 else 4)
+    return in_memory(source) if size <= MEMORY else source
+
+
+def denoiser(job: TrainJob, shape: tuple[int, ...], conditions: Conditions) -> NetworkDenoiser:
+    """The network, its weights a function of the seed, under its schedule."""
+    fields: dict[str, Any] = {**conditions.fields, "dropout": job.dropout}
+    if job.variance:
+        fields["out_channels"] = 2 * shape[0]
+    config = CONFIGS[job.net].sized(shape, job.net_size, **fields)  # type: ignore[attr-defined]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(job.train.seed)
+        net = build(config)
+    schedule = SCHEDULES[job.schedule]()
+    blind = job.prediction in ("eps", "score") and schedule.at(1.0)[0] == 0.0  # says nothing of x_0 where alpha = 0
+    facts = Facts(t_range=(0.0, 0.999 if blind else 1.0), null=conditions.null)
+    prediction = EDMPrediction(0.5 if len(shape) == 3 else 1.0) if job.prediction == "edm" else job.prediction
+    return NetworkDenoiser(net, schedule, prediction, facts=facts, variance=job.variance)
+
+
+def _is_folder(spec: str) -> bool:
+    from oneprior.data.idx import is_idx_folder
+    from oneprior.data.resolve import NAMES, _locate
+
+    path = None if spec in NAMES else _locate(spec)
+    return path is not None and path.is_dir() and not is_idx_folder(path)

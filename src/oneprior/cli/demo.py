@@ -1,0 +1,34 @@
+"""The whole idea in a few minutes: train a prior of real handwritten digits, then sample, restore, classify, edit and
+measure with it. Leaves runs/demo/report.html and a prior that every command takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from oneprior.cli.options import Common
+
+
+@dataclass(frozen=True)
+class DemoSettings(Common):
+    toy: bool = False
+    """the same on points in the plane, in seconds, with exact scores beside the learned ones"""
+    out: str = "runs/demo"
+    """folder of the run"""
+    force: bool = False
+    """start anew where a run already is"""
+    quick: bool = False
+    """a short look: less training, fewer samples, no figure worth quoting"""
+    minutes: float = 2.0
+    """training time at most"""
+    device: str = "auto"
+    """auto, cpu, cuda, mps ..."""
+
+
+SETTINGS = DemoSettings
+
+
+def run(s: DemoSettings, command: list[str]) -> int:
+    from oneprior.demo import run
+
+    return run(s)

@@ -1,0 +1,87 @@
+"""Train a prior. DATA is a folder of pictures (subfolders become classes), a .npy, .npz or idx file, or a name: digits,
+fashion-mnist, points:moons.
+
+oneprior train photos/ --name photos --dry-run      what it will cost
+oneprior train photos/ --name photos --minutes 60   Ctrl-C leaves a good checkpoint
+oneprior train --name photos --resume               goes on exactly where it was
+
+Everything goes to runs/NAME: config.yaml (give it to --config to repeat the run), log.jsonl, samples/, checkpoints/,
+report.html, and prior/, which every other command takes at any moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from oneprior.cli.options import Common
+from oneprior.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class TrainJob(Common):
+    data: Positional[str] = ""
+    """folder, file or name"""
+    name: str | None = None
+    """name of the run (default: that of the data)"""
+    out: Path | None = None
+    """folder of the run (default: runs/NAME)"""
+    resume: bool = field(default=False, kw_only=True)
+    """continue a run, with its own settings where no others are given"""
+    force: bool = field(default=False, kw_only=True)
+    """start anew where a run already is"""
+    dry_run: bool = field(default=False, kw_only=True)
+    """measure a few steps, say what the run will cost, and write nothing"""
+    split: Literal["train", "all"] = "train"
+    """train: leave the held-out part for `evaluate` (a fixed fifth, where the data has no split); all: use everything"""
+    size: int | None = None
+    """side in pixels to bring pictures to; needed where their sizes differ"""
+    channels: Literal[1, 3] | None = None
+    """1 grey, 3 colour (default: 3 if any picture has colour)"""
+    skip_bad: bool = field(default=False, kw_only=True)
+    """leave out pictures that cannot be read"""
+    unconditional: bool = field(default=False, kw_only=True)
+    """make nothing of the classes"""
+    net: Literal["auto", "unet", "dit", "mlp"] = "auto"
+    """kind of network (auto: unet for pictures, mlp for vectors)"""
+    net_size: Literal["tiny", "small", "base"] = "small"
+    """its size"""
+    dropout: float = 0.0
+    """in the network"""
+    variance: bool = False
+    """let the network tell its variance as well"""
+    schedule: Literal["cosine", "rf", "vp", "subvp", "ve", "edm", "laplace", "sigmoid"] = "cosine"
+    """how data turns into noise (rf: rectified flow)"""
+    prediction: Literal["auto", "eps", "x0", "v", "score", "velocity", "edm"] = "auto"
+    """what the network predicts (auto: v; velocity under rf; edm under edm and ve)"""
+    weight: Literal["auto", "plain", "min-snr", "truncated-snr", "edm", "sigmoid"] = "auto"
+    """weight of the loss (auto: plain; edm under edm and ve)"""
+    law: Literal["auto", "uniform", "logit-normal", "log-normal"] = "auto"
+    """which times are trained how often (auto: uniform; logit-normal under rf; log-normal under edm and ve)"""
+    train: OmitArgPrefixes[TrainSettings] = field(default_factory=TrainSettings)
+
+
+SETTINGS = TrainJob
+
+
+def folder_of(job: TrainJob) -> Path:
+    """Where a run goes."""
+    name = job.name or Path(job.data.replace(":", "-")).name.removesuffix(".gz").split(".")[0]
+    if job.out is None and not name:
+        raise ValueError("which data? oneprior train DATA, or --name NAME --resume for a run that was begun")
+    return job.out or Path("runs") / name
+
+
+def base(job: TrainJob) -> Path | None:
+    """What a run is resumed with: its own settings."""
+    path = folder_of(job) / "config.yaml" if job.resume else None
+    return path if path and path.is_file() else None
+
+
+def run(job: TrainJob, command: list[str]) -> int:
+    from oneprior.cli.training import train
+
+    return train(job, command)

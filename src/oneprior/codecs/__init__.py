@@ -1,0 +1,52 @@
+"""Codecs: where units live. `encode` takes the user's data to model range, `decode` brings it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from oneprior.codecs.pixels import Pixels, Standardise
+
+__all__ = ["Codec", "Pixels", "Standardise", "from_dict"]
+
+
+class Codec(Protocol):
+    """What the library asks of a codec."""
+
+    def encode(self, x: Tensor, check: bool = True) -> Tensor:
+        """Data units -> model range."""
+        ...
+
+    def dequantise(self, x: Tensor, u: Tensor) -> Tensor:
+        """`encode` for training and likelihood, with uniforms u like x where stored levels are to be spread."""
+        ...
+
+    def decode(self, m: Tensor, clip: bool = False) -> Tensor:
+        """Model range -> data units."""
+        ...
+
+    @property
+    def logdet(self) -> float:
+        """log |dm/dx|, nats per dimension."""
+        ...
+
+    @property
+    def log_bin(self) -> float | None:
+        """log of the width of one stored level in model range, nats per dimension; None if data is continuous."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """{"type": ..., fields}, for `from_dict`."""
+        ...
+
+
+CODECS = {"pixels": Pixels, "standardise": Standardise}
+
+
+def from_dict(config: Mapping[str, Any]) -> Codec:
+    """The codec whose `config()` this is. Raises ValueError for a type it does not know."""
+    if config.get("type") not in CODECS:
+        raise ValueError(f"no codec has type {config.get('type')!r}; known are {', '.join(CODECS)}")
+    return CODECS[config["type"]].from_config(dict(config))

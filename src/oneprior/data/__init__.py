@@ -1,0 +1,34 @@
+"""Data sources: a length, batches by index, facts. Importing this brings no torch.
+
+>>> source = open_source("digits", split="train")
+>>> source.batch(range(8))["x"].shape
+torch.Size([8, 1, 8, 8])
+"""
+
+from oneprior.data.arrays import array_file
+from oneprior.data.digits import digits
+from oneprior.data.folder import UnreadableImages, image_folder
+from oneprior.data.idx import idx_files, read_idx
+from oneprior.data.points import toy_points
+from oneprior.data.resolve import open_source
+from oneprior.data.source import ArraySource, Batch, DataFacts, Source, Subset, held_out, in_memory, split_of, subset
+
+__all__ = [
+    "ArraySource",
+    "Batch",
+    "DataFacts",
+    "Source",
+    "Subset",
+    "UnreadableImages",
+    "array_file",
+    "digits",
+    "held_out",
+    "idx_files",
+    "image_folder",
+    "in_memory",
+    "open_source",
+    "read_idx",
+    "split_of",
+    "subset",
+    "toy_points",
+]

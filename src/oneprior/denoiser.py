@@ -1,0 +1,221 @@
+"""A denoiser returns a posterior: den(x_t, t, **cond) -> E[x_0 | x_t, cond] and views of it.
+
+Whatever changes the mean is a denoiser that holds a denoiser (`Wrapper`): guidance, restoration, an offset. They
+stack, and samplers never learn of them. The bound every use shares is, with an exact denoiser (Kong et al. 2023),
+    -log p(x_0) = const + integral over lam of E_eps[ SNR |x_0 - D(x_t, t)|^2 ] dlam,   lam = log(alpha / sigma),
+and `nats` is its integrand.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oneprior.posterior import Posterior, Prediction, prediction
+from oneprior.schedules import Schedule
+from oneprior.times import Time, align, check_axes
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a denoiser knows of itself.
+
+    time_axes: axes of time beyond the batch its network was trained for (0 a time a sample, 1 a frame, 3 a pixel).
+    t_range: times it was trained on. density: is it a model of p(x)? (guided or restored ones are not).
+    null: condition values that stand for "no condition". prediction: the view its network predicts.
+    """
+
+    time_axes: int = 0
+    t_range: tuple[float, float] = (0.0, 1.0)
+    density: bool = True
+    null: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    prediction: str = ""
+
+
+class Denoiser(nn.Module, ABC):
+    """Abstract: declares `posterior`. x (B, *) in model range, t a `Time`; cond by the names of the network's ports."""
+
+    schedule: Schedule
+    facts: Facts
+
+    def forward(self, x: Any, t: Time, **cond: Any) -> Any:
+        if isinstance(t, Tensor):
+            t = check_axes(t, x, self.facts.time_axes) if t.ndim else float(t)
+        elif isinstance(t, int):
+            t = float(t)
+        return self.posterior(x, t, **cond)
+
+    @abstractmethod
+    def posterior(self, x: Any, t: Time, **cond: Any) -> Any:
+        """The posterior at (x, t); t is a float or a tensor already checked against `facts.time_axes`."""
+
+    def begin(self, path: Any = None) -> Denoiser:
+        """A denoiser for one trajectory: self, or a fresh object where a trajectory has state (momentum, jitter)."""
+        return self
+
+    def nats(self, x0: Tensor, t: Time, noise: Tensor, **cond: Any) -> Tensor:
+        """SNR |x_0 - D(x_t, t)|^2 summed per sample, (B,): the integrand of the bound, in nats per unit of lam.
+
+        x0, noise (B, *); t > 0 a float or (B,). Integrated over lam it is -log p(x_0) up to a constant free of cond.
+        """
+        a, b, s = (None if c is None else align(c, x0) for c in self.schedule.at(t))
+        x = a * x0 + s * noise
+        if b is not None:
+            x = x + b * cond["y"]
+        err = (x0 - self(x, t, **cond).mean) * (a / s)
+        return err.square().flatten(1).sum(1)
+
+
+class Wrapper(Denoiser):
+    """Abstract: a denoiser that holds a denoiser, `inner`; schedule, facts and net are the inner one's unless said."""
+
+    def __init__(self, inner: Denoiser, density: bool | None = None) -> None:
+        super().__init__()
+        self.inner = inner
+        self.schedule = inner.schedule
+        self.facts = inner.facts if density is None else replace(inner.facts, density=density)
+
+    @property
+    def net(self) -> nn.Module:
+        """The network underneath: where hooks, taps and adapters belong."""
+        return self.inner.net  # type: ignore[return-value]
+
+    def begin(self, path: Any = None) -> Denoiser:
+        inner = self.inner.begin(path)
+        return self if inner is self.inner else self.around(inner)
+
+    def around(self, inner: Denoiser) -> Denoiser:
+        """This wrapper with its settings around another denoiser; overridden where there are settings to carry."""
+        twin = object.__new__(type(self))
+        nn.Module.__init__(twin)
+        twin.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_modules",)})
+        twin._modules = {**self._modules, "inner": inner}
+        return twin
+
+
+class NetworkDenoiser(Denoiser):
+    """A network under a schedule: D from what it predicts.
+
+    net(x, t, **ports) -> F like x; t arrives as a tensor, (B,) for one time a sample. With `variance=True` it gives
+    twice the channels, the second half h with Var[x_0 | x_t] = e^h s^2/(a^2 + s^2) (h = 0: unit Gaussian data).
+    time: maps (schedule, t) to the network's own clock, the identity by default.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        prediction_: str | Prediction = "v",
+        *,
+        facts: Facts | None = None,
+        variance: bool = False,
+        time: Callable[[Schedule, Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.schedule, self.prediction = net, schedule, prediction(prediction_)
+        self.facts = replace(facts or Facts(), prediction=self.prediction.name)
+        self.variance, self.time = variance, time
+
+    def raw(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
+        """The network's output F, before any conversion; a float t becomes (B,)."""
+        exact = torch.promote_types(x.dtype, torch.float32)  # a clock in half precision would stand still
+        if isinstance(t, Tensor):
+            clock = t.to(exact)
+        else:
+            clock = torch.full((x.shape[0],), float(t), device=x.device, dtype=exact)  # type: ignore[arg-type]
+        if clock.shape[0] == 1 != x.shape[0]:
+            clock = clock.expand(x.shape[0], *clock.shape[1:])
+        if self.time is not None:
+            clock = self.time(self.schedule, clock)
+        c = self.prediction.row(self.schedule, t).c
+        return self.net(x if isinstance(c, float) and c == 1.0 else align(c, x) * x, clock, **cond)
+
+    def posterior(self, x: Tensor, t: Time, **cond: Any) -> Posterior:
+        y = cond.get("y")
+        F = self.raw(x, t, **cond)
+        h = None
+        if self.variance:
+            F, h = F.chunk(2, 1)
+        row = self.prediction.row(self.schedule, t)
+        a, b, s = self.schedule.at(t)
+        base = x
+        if b is not None and y is not None:
+            base = x - align(b, x) * y
+            if self.prediction.name == "velocity":
+                F = F - align(self.schedule.slope(t)[1], x) * y
+        mean = _combine(row.p, base, row.q, F)
+        var = None if h is None else h.exp() * align(s * s / (a * a + s * s), x)
+        return Posterior(mean, x, self.schedule, t, var, y)
+
+
+def _combine(p: Any, x: Tensor, q: Any, F: Tensor) -> Tensor:
+    if isinstance(p, float) and isinstance(q, float):
+        if p == 0.0:
+            return F if q == 1.0 else q * F
+        return torch.add(p * x, F, alpha=q)
+    return align(p, x) * x + align(q, x) * F
+
+
+class Rescheduled(Wrapper):
+    """The same model asked under another schedule: match lam, rescale x. Equal lam makes the two one problem."""
+
+    def __init__(self, inner: Denoiser, schedule: Schedule) -> None:
+        super().__init__(inner)
+        self.schedule = schedule
+
+    def posterior(self, x: Tensor, t: Time, **cond: Any) -> Posterior:
+        tau, scale = _matched(self.inner.schedule, self.schedule, t)
+        inner = self.inner(align(scale, x) * x, tau, **cond)
+        return Posterior(inner.mean, x, self.schedule, t, inner.var, inner.y)
+
+
+def with_schedule(den: Denoiser, schedule: Schedule) -> Denoiser:
+    """`den` under another schedule without an anchor; times beyond its own noisiest one are asked at that one.
+
+    Example:
+        >>> den = with_schedule(den, RectifiedFlow())
+    """
+    if schedule.at(0.5)[1] is not None or den.schedule.at(0.5)[1] is not None:
+        raise ValueError("only schedules without an anchor are related by a rescaling of x")
+    return den if schedule == den.schedule else Rescheduled(den, schedule)
+
+
+@lru_cache(maxsize=16384)
+def _matched_float(own: Schedule, other: Schedule, t: float) -> tuple[float, float]:
+    tau, scale = _matched(own, other, torch.tensor([t], dtype=torch.float64))
+    return float(tau), float(scale)
+
+
+def _matched(own: Schedule, other: Schedule, t: Any) -> tuple[Any, Any]:
+    if not isinstance(t, Tensor):
+        return _matched_float(own, other, t)
+    tau = own.time(other.lam(t))
+    (a0, _, s0), (a, _, s) = own.at(tau), other.at(t)
+    # matched by whichever coefficient is not small; at equal lam the two ratios agree
+    return tau, torch.where(s > a, s0 / s, a0 / a)
+
+
+def wrap(
+    net: nn.Module,
+    schedule: Schedule,
+    prediction: str | Prediction,
+    *,
+    time_axes: int = 0,
+    t_range: tuple[float, float] = (0.0, 1.0),
+    time: Callable[[Schedule, Tensor], Tensor] | None = None,
+    null: Mapping[str, Any] | None = None,
+    variance: bool = False,
+) -> NetworkDenoiser:
+    """Any module net(x, t, **cond) as a denoiser. `check_denoiser` says whether the settings are the right ones.
+
+    Example:
+        >>> den = wrap(net, LinearBetas(1000), "eps", time=lambda schedule, t: 1000 * t - 1)
+    """
+    facts = Facts(time_axes=time_axes, t_range=t_range, null=null or {})
+    return NetworkDenoiser(net, schedule, prediction, facts=facts, variance=variance, time=time)

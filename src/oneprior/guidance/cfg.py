@@ -1,0 +1,128 @@
+"""Classifier-free guidance: D = D_u + w (D_c - D_u), w = 1 plain (Ho and Salimans 2022).
+
+Limited to an interval of sigma/alpha (Kynkaanniemi et al. 2024), outside of which only one call is paid; rescaled so
+that its spread stays that of D_c: D <- phi D std(D_c)/std(D) + (1 - phi) D per sample (Lin et al. 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import is_
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from oneprior.denoiser import Denoiser, Wrapper
+from oneprior.posterior import Posterior
+from oneprior.times import align
+
+
+class sigma(NamedTuple):
+    """An interval of sbar = sigma/alpha, (lo, hi]: `interval=sigma(0.28, 2.9)`."""
+
+    lo: float
+    hi: float
+
+    def holds(self, den: Denoiser, t: Any) -> Any:
+        a, _, s = den.schedule.at(t)
+        return (self.lo * a < s) & (s <= self.hi * a)
+
+
+class time(NamedTuple):
+    """An interval of t, (lo, hi]."""
+
+    lo: float
+    hi: float
+
+    def holds(self, den: Denoiser, t: Any) -> Any:
+        return (self.lo < t) & (t <= self.hi)
+
+
+class CFG(Wrapper):
+    """Guidance of `inner` at `scale`; conditions are dropped to `null` (the denoiser's `facts.null` by default).
+
+    scale: a float, or (B,) for a scale a sample. negative: condition values to steer away from instead of null.
+    interval: `sigma(lo, hi)` or `time(lo, hi)`, where guidance applies; elsewhere D = D_c. rescale: phi in [0, 1].
+
+    Example:
+        >>> x = sample(CFG(den, 3.0, interval=sigma(0.3, 5.0)), (8, 1, 28, 28), label=label)
+
+    Raises:
+        ValueError: when the denoiser was trained without conditions, or called without one.
+    """
+
+    def __init__(
+        self,
+        inner: Denoiser,
+        scale: float | Tensor = 2.0,
+        *,
+        negative: Mapping[str, Any] | None = None,
+        interval: sigma | time | None = None,
+        rescale: float = 0.0,
+    ) -> None:
+        super().__init__(inner, density=False)
+        if not inner.facts.null and not negative:
+            raise ValueError(
+                "guidance needs a conditional prior: this denoiser knows no null condition (facts.null is empty)"
+            )
+        self.scale, self.interval, self.rescale = scale, interval, rescale
+        self.other = dict(negative or inner.facts.null)
+        self._kept: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+    def posterior(self, x: Tensor, t: Any, **cond: Any) -> Posterior:
+        double = self._conditions(x.shape[0], cond)
+        on = True if self.interval is None else self.interval.holds(self, t)
+        plain = not isinstance(self.scale, Tensor) and self.scale == 1.0
+        if plain or on is False or (isinstance(on, Tensor) and not bool(on.any())):
+            return self.inner(x, t, **cond)
+        tt = torch.cat([t.expand(len(x), *t.shape[1:])] * 2) if isinstance(t, Tensor) and t.ndim else t
+        post = self.inner(torch.cat((x, x)), tt, **double)
+        c, u = post.mean.chunk(2)
+        scale = align(self.scale, x) if isinstance(self.scale, Tensor) else self.scale
+        # without a graph the unguided half of the doubled call is nobody else's: mix in its memory
+        mean = torch.lerp(u, c, scale) if torch.is_grad_enabled() else u.lerp_(c, scale)
+        if self.rescale:
+            dims = tuple(range(1, x.ndim))
+            ratio = c.std(dims, keepdim=True) / mean.std(dims, keepdim=True)
+            mean = mean * (1 + self.rescale * (ratio - 1))
+        if isinstance(on, Tensor):
+            mean = torch.where(align(on, x), mean, c)
+        return Posterior(mean, x, self.schedule, t, None if post.var is None else post.var.chunk(2)[0], cond.get("y"))
+
+    def begin(self, path: Any = None) -> Denoiser:
+        twin = self.around(self.inner.begin(path))
+        assert isinstance(twin, CFG)
+        twin._kept = ((), {})
+        return twin
+
+    def _conditions(self, batch: int, cond: dict[str, Any]) -> dict[str, Any]:
+        """Conditions of the doubled batch, guided half first; along one trajectory they are made once."""
+        values = tuple(cond.values())
+        if (
+            self._kept is not None
+            and values
+            and len(values) == len(self._kept[0])
+            and all(map(is_, values, self._kept[0]))
+        ):
+            return self._kept[1]
+        if not any(cond.get(k) is not None for k in self.other):
+            raise ValueError(f"guidance needs one of the conditions {sorted(self.other)}; none was given")
+        double = {k: self._twice(k, v, batch) for k, v in cond.items()}
+        if self._kept is not None:
+            self._kept = (values, double)
+        return double
+
+    def _twice(self, name: str, v: Any, batch: int) -> Any:
+        if not isinstance(v, Tensor):
+            return v
+        if name in self.other:
+            return torch.cat([v, _like(self.other[name], v)])
+        return torch.cat([v, v]) if v.ndim and v.shape[0] == batch else v
+
+
+def _like(null: Any, value: Tensor) -> Tensor:
+    if null is None:
+        return torch.zeros_like(value)
+    null = torch.as_tensor(null, device=value.device).to(value.dtype)
+    return null.expand_as(value) if null.ndim <= value.ndim else null

@@ -1,0 +1,85 @@
+"""Moment-matching posterior sampling, MMPS (Rozet et al. 2024, arXiv 2405.13712): a denoiser given a measurement.
+
+With y = A(x_0) + noise of variance R, and x_0 | x_t taken as Gaussian with the mean D and covariance V it has,
+    D_y = E[x_0 | x_t, y] = D + V A^T (R + A V A^T)^-1 (y - A D),    V = Cov[x_0 | x_t] = (s^2 / a) J^T,
+J = dD/dx_t (Tweedie's second formula; a, s may differ from element to element). Exact whenever the prior is Gaussian.
+
+V is never formed: V u = (s^2 / a) J^T u is one backward pass, and the system is solved by conjugate gradients, a sample
+each. For an exact denoiser V is symmetric; that of a trained network is nearly so, and may have directions of negative
+variance. One and the same product J^T u stands in the system and before it, so D_y stays consistent with what was
+solved, and what conjugate gradients see of it, u^T A V A^T u, depends on its symmetric part alone. Where that is not
+positive the sample's solve ends and keeps its best iterate: with none, D_y = D.
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oneprior.denoiser import Denoiser, Wrapper
+from oneprior.operators import Measurement, cg
+from oneprior.posterior import Posterior
+from oneprior.schedules import Schedule
+from oneprior.times import Time, align
+
+ALPHA_MIN = 2.5e-3
+
+
+class MMPS(Wrapper):
+    """`inner` given a measurement; works with every sampler, one call of `inner` and `iterations` + 1 backward passes.
+
+    measurement: in model range, for a batch of the size of x (`Measurement.repeat` makes several draws of each).
+    iterations: conjugate-gradient steps at most (the paper takes 1 to 3; an exact answer needs as many as y has
+    elements); tol: relative residual at which a sample stops. Conditions pass through to `inner`.
+
+    Where alpha < 2.5e-3 the denoiser is asked at the time at which alpha is that: at alpha = 0 the Jacobian is 0.
+    The result is detached: samples are not differentiated through the solve.
+
+    Example:
+        >>> x = sample(MMPS(den, Measurement(y, Mask(mask), 0.1)), y.shape, steps=50)
+    """
+
+    def __init__(self, inner: Denoiser, measurement: Measurement, *, iterations: int = 5, tol: float = 1e-4) -> None:
+        if iterations < 1:
+            raise ValueError(f"iterations = {iterations}: at least one step of conjugate gradients was expected")
+        super().__init__(inner, density=False)
+        self.measurement, self.iterations, self.tol = measurement, iterations, tol
+
+    def posterior(self, x: Tensor, t: Time, **cond: Any) -> Posterior:
+        asked = _informed(self.schedule, t)
+        a, _, s = self.schedule.at(asked)
+        ratio = align(s * s / a, x)
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            post = self.inner(at, asked, **cond)
+        D = post.mean.detach()
+
+        def V(u: Tensor) -> Tensor:
+            if not post.mean.requires_grad:  # D does not depend on x: nothing is uncertain
+                return torch.zeros_like(u)
+            grad = torch.autograd.grad(post.mean, at, u, retain_graph=True, allow_unused=True)[0]
+            return torch.zeros_like(u) if grad is None else ratio * grad
+
+        with torch.no_grad():
+            y, R = _like(self.measurement, x)
+            A = self.measurement.operator.at(D)
+            u = cg(lambda u: R * u + A.forward(V(A.adjoint(u))), y - A.value, self.iterations, self.tol)
+            moved = V(A.adjoint(u))
+            fine = moved.isfinite().flatten(1).all(1).reshape(-1, *(1,) * (x.ndim - 1))
+            return Posterior(torch.where(fine, D + moved, D), x, self.schedule, t, None, post.y)
+
+
+def _like(measurement: Measurement, x: Tensor) -> tuple[Tensor, float | Tensor]:
+    y, R = measurement.y.to(x), measurement.variance
+    if len(y) not in (1, len(x)):
+        raise ValueError(f"a measurement of {len(y)} samples for a batch of {len(x)}: see Measurement.repeat")
+    return y, R.to(x) if isinstance(R, Tensor) else R
+
+
+def _informed(schedule: Schedule, t: Time) -> Any:
+    """t, but no later than the time at which alpha is ALPHA_MIN."""
+    late = schedule.time(log(ALPHA_MIN / schedule.at(1.0)[2])) if schedule.at(1.0)[0] < ALPHA_MIN else 1.0
+    return t.clamp(max=late) if isinstance(t, Tensor) else min(t, late)  # type: ignore[type-var]

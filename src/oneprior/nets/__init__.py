@@ -1,0 +1,39 @@
+"""Networks: small ones of our own, built from a config. `build(UNetConfig.sized((1, 8, 8), classes=10))`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, overload
+
+from oneprior.nets.config import DiTConfig, MLPConfig, NetConfig, UNetConfig, config_from_dict, to_dict
+
+if TYPE_CHECKING:
+    from oneprior.nets.dit import DiT
+    from oneprior.nets.mlp import MLP
+    from oneprior.nets.unet import UNet
+
+__all__ = ["DiTConfig", "MLPConfig", "NetConfig", "UNetConfig", "build", "config_from_dict", "to_dict"]
+
+
+@overload
+def build(config: UNetConfig) -> UNet: ...
+@overload
+def build(config: DiTConfig) -> DiT: ...
+@overload
+def build(config: MLPConfig) -> MLP: ...
+@overload
+def build(config: NetConfig) -> UNet | DiT | MLP: ...
+def build(config: NetConfig) -> UNet | DiT | MLP:
+    """The network a config describes: an `nn.Module` with `.config`, whose output is zero until it is trained."""
+    if isinstance(config, UNetConfig):  # imported here, so that settings stay free of torch
+        from oneprior.nets.unet import UNet
+
+        return UNet(config)
+    if isinstance(config, DiTConfig):
+        from oneprior.nets.dit import DiT
+
+        return DiT(config)
+    if isinstance(config, MLPConfig):
+        from oneprior.nets.mlp import MLP
+
+        return MLP(config)
+    raise TypeError(f"build wants a UNetConfig, DiTConfig or MLPConfig; got {type(config).__name__}")

@@ -1,0 +1,213 @@
+"""What a network is, as data: frozen settings that import no torch.
+
+Every network takes `forward(x, t, *, label, vector, tokens, token_mask, image, second_time, ...)`. A port exists
+only if its field here is set; a port left out of a call stands for "not given", which is also what its null says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+__all__ = ["DiTConfig", "MLPConfig", "NetConfig", "UNetConfig", "config_from_dict", "to_dict"]
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """Fields that all networks share.
+
+    shape: of one sample: (C, H, W), (d,) or, for `DiTConfig`, (L, d).
+    classes: number of classes of the port `label`; index `classes` is the null label. 0: no such port.
+    vector, tokens, image: width of the port `vector` (B, vector), of each of `tokens` (B, L, tokens), and channels
+        of `image` (B, image, H, W). 0: no such port.
+    second_time: whether the net takes a second time (flow maps); left out of a call it equals the first.
+    time_axes: how many axes of t beyond the batch it takes: 0 for (B,), 1 for (B, L) or (B, d), 3 for (B, 1, H, W).
+    out_channels: channels of the output, C (or d) if None; more for a variance head.
+    dropout: inside residual blocks, in [0, 1).
+    """
+
+    shape: tuple[int, ...]
+    classes: int = 0
+    vector: int = 0
+    tokens: int = 0
+    image: int = 0
+    second_time: bool = False
+    time_axes: int = 0
+    out_channels: int | None = None
+    dropout: float = 0.0
+
+    type: ClassVar[str] = ""
+    ranks: ClassVar[tuple[int, ...]] = ()
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for field in fields(self):  # JSON and YAML give lists
+            if isinstance(value := getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(value))
+        if len(self.shape) not in self.ranks or min(self.shape) < 1:
+            known = {1: "(d,)", 2: "(L, d)", 3: "(C, H, W)"}
+            wanted = " or ".join(known[r] for r in self.ranks)
+            raise ValueError(f"{name} wants shape {wanted} of one sample, without the batch; got {self.shape}")
+        for field in ("classes", "vector", "tokens", "image", "time_axes"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{name}: {field} must be 0 (no such port) or more; got {getattr(self, field)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"{name}: dropout must be in [0, 1); got {self.dropout}")
+        if self.time_axes > len(self.shape):
+            raise ValueError(f"{name}: time_axes={self.time_axes} exceeds the {len(self.shape)} axes of {self.shape}")
+
+    @property
+    def channels_in(self) -> int:
+        """Channels of x, without those of the port `image`."""
+        return self.shape[-1] if len(self.shape) == 2 else self.shape[0]
+
+    @property
+    def channels_out(self) -> int:
+        return self.channels_in if self.out_channels is None else self.out_channels
+
+
+@dataclass(frozen=True)
+class UNetConfig(NetConfig):
+    """Residual U-Net: best quality per CPU second up to 64 x 64.
+
+    channels: of each resolution, halved from one to the next. blocks: residual blocks at each.
+    attention: resolutions with attention, as indices of `channels` (-1: the coarsest); () for none.
+    head: channels of one attention head, or a little more where they do not divide.
+    """
+
+    channels: tuple[int, ...] = (32, 64)
+    blocks: int = 1
+    attention: tuple[int, ...] = (-1,)
+    head: int = 32
+
+    type: ClassVar[str] = "unet"
+    ranks: ClassVar[tuple[int, ...]] = (3,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.channels or self.blocks < 1:
+            raise ValueError(f"UNetConfig wants channels and blocks >= 1; got {self.channels}, blocks={self.blocks}")
+        if self.head < 1 or any(c < 4 or c % 4 for c in self.channels):
+            raise ValueError(f"UNetConfig: channels must be multiples of 4; got {self.channels}, head={self.head}")
+        if self.tokens and not self.attention:
+            raise ValueError("UNetConfig: tokens are read by attention, and attention=() has none: name a resolution")
+        factor = 2 ** (len(self.channels) - 1)
+        if self.shape[1] % factor or self.shape[2] % factor:
+            raise ValueError(
+                f"UNetConfig: {len(self.channels)} resolutions need sides divisible by {factor}; got "
+                f"{self.shape[1]} x {self.shape[2]}: give fewer channels or pad the pictures"
+            )
+        for level in self.attention:
+            if not -len(self.channels) <= level < len(self.channels):
+                raise ValueError(f"UNetConfig: attention={self.attention} names no index of channels={self.channels}")
+
+    @classmethod
+    def sized(cls, shape: tuple[int, ...], size: str = "small", **fields: Any) -> UNetConfig:
+        """A preset for pictures of this shape: "tiny", "small" or "base"; further fields as in the class."""
+        levels = 1  # halve while the sides are even, down to 4 x 4 for digits and 8 x 8 for larger pictures
+        floor = 4 if min(shape[1:]) < 16 else 7
+        while all(n % 2**levels == 0 and n >> levels >= floor for n in shape[1:]):
+            levels += 1
+        ladder = {"tiny": (16, 32, 32, 48), "small": (32, 64, 96, 128), "base": (64, 128, 192, 256)}
+        if levels == 3:
+            ladder = {"tiny": (16, 32, 32), "small": (32, 64, 64), "base": (64, 128, 128)}
+        channels = _pick("UNetConfig", ladder, size)
+        channels = (*channels, *[channels[-1]] * (levels - len(channels)))[:levels]
+        return cls(shape, **{"channels": channels, "blocks": 2 if size == "base" else 1, **fields})
+
+
+@dataclass(frozen=True)
+class DiTConfig(NetConfig):
+    """Patch transformer for pictures (C, H, W), or transformer over sequences (L, d) with patch = 1.
+
+    patch: side of a patch. width, depth, heads: of the transformer. mlp: hidden width of the feed-forward part / width.
+    """
+
+    patch: int = 4
+    width: int = 192
+    depth: int = 6
+    heads: int = 6
+    mlp: int = 4
+
+    type: ClassVar[str] = "dit"
+    ranks: ClassVar[tuple[int, ...]] = (2, 3)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.shape) == 2 and (self.patch != 1 or self.image):
+            raise ValueError(
+                f"DiTConfig: a sequence {self.shape} wants patch=1 and no image port; "
+                f"got patch={self.patch}, image={self.image}"
+            )
+        if len(self.shape) == 3 and (self.shape[1] % self.patch or self.shape[2] % self.patch):
+            raise ValueError(f"DiTConfig: patch={self.patch} does not divide {self.shape[1]} x {self.shape[2]}")
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(f"DiTConfig: width must be a multiple of heads and of 4; got {self.width}, {self.heads}")
+
+    @classmethod
+    def sized(cls, shape: tuple[int, ...], size: str = "small", **fields: Any) -> DiTConfig:
+        """A preset: "tiny" (width 96, 4 layers), "small" (192, 6) or "base" (384, 12), at most 64 patches."""
+        width, depth, heads = _pick("DiTConfig", {"tiny": (96, 4, 3), "small": (192, 6, 6), "base": (384, 12, 6)}, size)
+        patch = 1
+        if len(shape) == 3:
+            patch = next(
+                (
+                    p
+                    for p in (2, 4, 7, 8, 16, 32)
+                    if not shape[1] % p and not shape[2] % p and shape[1] * shape[2] <= 64 * p * p
+                ),
+                1,
+            )
+        return cls(shape, **{"width": width, "depth": depth, "heads": heads, "patch": patch, **fields})
+
+
+@dataclass(frozen=True)
+class MLPConfig(NetConfig):
+    """Residual multilayer perceptron: points, vectors, small pictures taken as vectors.
+
+    width, depth: features and residual blocks.
+    """
+
+    width: int = 128
+    depth: int = 4
+
+    type: ClassVar[str] = "mlp"
+    ranks: ClassVar[tuple[int, ...]] = (1, 3)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokens:
+            raise ValueError("MLPConfig has no port for tokens: use UNetConfig or DiTConfig, or pool them to a vector")
+        if self.image and len(self.shape) == 1:
+            raise ValueError("MLPConfig: the port image needs shape (C, H, W); for (d,) use the port vector")
+
+    @classmethod
+    def sized(cls, shape: tuple[int, ...], size: str = "small", **fields: Any) -> MLPConfig:
+        """A preset: "tiny" (width 64, 3 blocks), "small" (128, 4) or "base" (512, 6)."""
+        width, depth = _pick("MLPConfig", {"tiny": (64, 3), "small": (128, 4), "base": (512, 6)}, size)
+        return cls(shape, **{"width": width, "depth": depth, **fields})
+
+
+CONFIGS: dict[str, type[NetConfig]] = {c.type: c for c in (UNetConfig, DiTConfig, MLPConfig)}
+
+
+def to_dict(config: NetConfig) -> dict[str, Any]:
+    """{"type": "unet", ...fields}: what `config_from_dict` reads back, also after a trip through JSON."""
+    return {"type": config.type, **asdict(config)}
+
+
+def config_from_dict(data: Mapping[str, Any]) -> NetConfig:
+    """The config that `to_dict` wrote. Raises ValueError for an unknown type or field, naming the known ones."""
+    rest = {key: value for key, value in data.items() if key != "type"}
+    cls = _pick("network", CONFIGS, data.get("type"))
+    known = {field.name for field in fields(cls)}
+    if unknown := sorted(set(rest) - known):
+        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    return cls(**rest)
+
+
+def _pick(what: str, table: Mapping[str, Any], key: Any) -> Any:
+    if key not in table:
+        raise ValueError(f"{what} knows {', '.join(map(repr, table))}; got {key!r}")
+    return table[key]

@@ -1,0 +1,203 @@
+"""Measurements: y = A(x_0) + noise n, n ~ N(0, I), with y, noise and A(x_0) in one and the same unit.
+
+An operator is A and, where it is linear, its adjoint A^T, least-norm inverse A^+ and
+    prox(z, y, gamma) = argmin_x  gamma/2 |A x - y|^2 + 1/2 |x - z|^2.
+Only `forward` must be written; the rest follows from it, and operators with a closed form override.
+A measurement of pictures in [0, 1] is taken to a model's range with `Measurement.to_model(codec)`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from oneprior.operators.solve import cg
+from oneprior.times import align
+
+
+class Local(NamedTuple):
+    """An operator at a point: its value there, and the maps u -> J u and w -> J^T w of its Jacobian."""
+
+    value: Tensor
+    forward: Callable[[Tensor], Tensor]
+    adjoint: Callable[[Tensor], Tensor]
+
+
+class Operator(ABC):
+    """Abstract: declares `forward`, x (B, *shape) -> y (B, *). A linear one has A(0) = 0; others say linear = False."""
+
+    linear: bool = True
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+    def __matmul__(self, inner: Operator) -> Operator:
+        """(A @ B)(x) = A(B(x))."""
+        return Compose(self, inner)
+
+    def domain(self, y: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of x whose measurement has the shape y, batch axis first."""
+        return y
+
+    def count(self, y: Tensor) -> Any:
+        """How many numbers a sample of y holds: an int, or a tensor that multiplies y where samples differ."""
+        return y[0].numel()
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A^T y, like x. By differentiation of `forward` unless overridden."""
+        self._must_be_linear("an adjoint")
+        pull = torch.func.vjp(self.forward, y.new_zeros(self.domain(tuple(y.shape))))[1]
+        return pull(y)[0]
+
+    def pinv(self, y: Tensor, iterations: int = 200) -> Tensor:
+        """A^+ y, the least-norm x that explains y: conjugate gradients on A A^T unless overridden."""
+        self._must_be_linear("a least-norm inverse")
+        return self.adjoint(cg(lambda u: self(self.adjoint(u)), y, iterations))
+
+    def prox(self, z: Tensor, y: Tensor, gamma: float, iterations: int = 200) -> Tensor:
+        """argmin_x gamma/2 |A x - y|^2 + 1/2 |x - z|^2 = z + A^T (A A^T + I/gamma)^-1 (y - A z)."""
+        self._must_be_linear("a proximal step in closed form")
+        return z + self.adjoint(cg(lambda u: self(self.adjoint(u)) + u / gamma, y - self(z), iterations))
+
+    def at(self, x: Tensor) -> Local:
+        """Value and Jacobian at x; for a linear operator the Jacobian is A itself."""
+        if self.linear:
+            return Local(self(x), self.forward, self.adjoint)
+        value, pull = torch.func.vjp(self.forward, x)[:2]
+        return Local(value, lambda u: torch.func.jvp(self.forward, (x,), (u,))[1], lambda w: pull(w)[0])
+
+    def repeat(self, n: int) -> Operator:
+        """For a batch in which every sample stands n times in a row; only operators with a part a sample differ."""
+        return self
+
+    def _must_be_linear(self, what: str) -> None:
+        if not self.linear:
+            raise ValueError(f"{type(self).__name__} is not linear, so it has not {what}; override it with a surrogate")
+
+
+@dataclass(frozen=True, eq=False)
+class Compose(Operator):
+    """x -> outer(inner(x))."""
+
+    outer: Operator
+    inner: Operator
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        return self.outer.linear and self.inner.linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(self.inner(x))
+
+    def domain(self, y: tuple[int, ...]) -> tuple[int, ...]:
+        return self.inner.domain(self.outer.domain(y))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.inner.adjoint(self.outer.adjoint(y))
+
+    def repeat(self, n: int) -> Operator:
+        return Compose(self.outer.repeat(n), self.inner.repeat(n))
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Operator):
+    """x -> gain x, element by element; gain broadcasts against x."""
+
+    gain: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain.to(x) * x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.forward(y)
+
+
+class Decoder(Protocol):
+    """The half of a codec that matters here: model range -> data units."""
+
+    def decode(self, m: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded(Operator):
+    """m -> codec.decode(m): what stands before a non-linear operator on data units. Not linear: decode(0) is not 0."""
+
+    codec: Decoder
+    linear = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.codec.decode(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """y = operator(x_0) + noise n. noise: a standard deviation in the units of y; a number, (B,), or aligned with y.
+
+    Raises:
+        ValueError: for values of y that are not finite, negative noise, or noise beyond anything y could hold.
+    """
+
+    y: Tensor
+    operator: Operator
+    noise: float | Tensor = 0.0
+
+    def __post_init__(self) -> None:
+        if not bool(self.y.isfinite().all()):
+            bad = int((~self.y.isfinite()).sum())
+            raise ValueError(f"y holds {bad} of {self.y.numel()} values that are NaN or infinite: hide them by a Mask")
+        align(self.noise, self.y)
+        check_noise(self.y, self.noise)
+
+    @property
+    def variance(self) -> float | Tensor:
+        """noise^2, a float or a tensor that multiplies y."""
+        return align(self.noise, self.y) ** 2
+
+    def repeat(self, n: int) -> Measurement:
+        """The measurement of a batch in which every sample stands n times in a row."""
+        noise = self.noise
+        if isinstance(noise, Tensor) and noise.ndim and len(noise) > 1:
+            noise = noise.repeat_interleave(n, 0)
+        return Measurement(self.y.repeat_interleave(n, 0), self.operator.repeat(n), noise)
+
+    def to_model(self, codec: Decoder) -> Measurement:
+        """The same measurement seen from model range, through a codec x = decode(m) = slope m + offset, element-wise.
+
+        With one slope for all, A x = slope A m + A offset: y and noise change, the operator stays. With a slope a
+        channel the operator becomes A slope; a non-linear operator is composed with `decode`, and y and noise stay.
+        """
+        A = self.operator
+        if not A.linear:
+            return replace(self, operator=A @ Decoded(codec))
+        zero = self.y.new_zeros(A.domain(tuple(self.y.shape)))
+        offset = codec.decode(zero)
+        slope = codec.decode(zero + 1) - offset
+        y, one = self.y - A(offset), slope.flatten()[0]
+        if torch.allclose(slope, one.expand_as(slope)):
+            return Measurement(y / one, A, self.noise / (one if isinstance(self.noise, Tensor) else float(one)))
+        return Measurement(y, A @ Scale(slope[:1]), self.noise)
+
+
+def check_noise(y: Tensor, noise: float | Tensor) -> None:
+    """Refuse a noise that cannot be in the units of y.
+
+    Of 16 or more values of y with a noise of that size, none would stay below 2/3 of it (chance 1e-5).
+    """
+    least = float(torch.as_tensor(noise).min())
+    if not least >= 0:
+        raise ValueError(f"noise is a standard deviation, >= 0; got {least:g}")
+    seen = y[y != 0]  # zeros may be what a mask left
+    if seen.numel() >= 16 and least > 1.5 * float(seen.abs().max()):
+        low, high = (float(v) for v in torch.aminmax(y))
+        raise ValueError(
+            f"noise = {least:g} beside y in [{low:.3g}, {high:.3g}]: noise is a standard deviation in the units of y; "
+            f"of levels 0..255 it is noise={least:g}/255, about {least / 255:.3g}"
+        )

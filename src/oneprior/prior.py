@@ -1,0 +1,327 @@
+"""A prior is what you keep: a denoiser, the codec that joins its world to yours, its conditions and its facts.
+
+    prior = oneprior.load("digits")
+    prior.sample(16, label=7, seeds=range(16)).grid()
+
+Its verbs are the uses. Each is a few lines over a function in `oneprior.uses` that takes any denoiser: a convenience,
+never a gate. Tensors here are in the user's units (pictures in [0, 1]); every verb takes a result where it takes a
+tensor, and returns a result whose first field is `.x`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from oneprior import storage
+from oneprior.codecs import Codec, Pixels
+from oneprior.conditions import Conditions, Label
+from oneprior.denoiser import Denoiser, NetworkDenoiser, Wrapper
+from oneprior.guidance import CFG
+from oneprior.noise import uniform
+from oneprior.operators import Measurement
+from oneprior.paths import Hold
+from oneprior.results import Classified, Likelihood, Restored, Result, grid, unwrap
+from oneprior.sampling import Sampler, Solver, sample
+from oneprior.uses.classify import classify
+from oneprior.uses.edit import translate
+from oneprior.uses.errors import Plan
+from oneprior.uses.likelihood import likelihood
+from oneprior.uses.restore import restore
+
+
+class Counted(Wrapper):
+    """Counts network calls (batched ones once)."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__(inner)
+        self.calls = 0
+
+    def posterior(self, x: Any, t: Any, **cond: Any) -> Any:
+        self.calls += 1
+        return self.inner.posterior(x, t, **cond)
+
+    def around(self, inner: Denoiser) -> Denoiser:
+        self.inner = inner  # the count belongs to the caller: one object for every trajectory
+        return self
+
+
+class Prior:
+    """denoiser + codec + conditions + facts.
+
+    facts: a mapping that JSON can hold; "shape" of one sample is required, "data" and "training" say where it is from.
+    """
+
+    def __init__(self, den: Denoiser, codec: Codec, conditions: Conditions, facts: Mapping[str, Any]) -> None:
+        self.den, self.codec, self.conditions, self.facts = den.eval(), codec, conditions, dict(facts)
+        self.shape: tuple[int, ...] = tuple(facts["shape"])
+
+    def __repr__(self) -> str:
+        size = sum(p.numel() for p in self.den.parameters())
+        name = (self.facts.get("data") or {}).get("name", "unnamed")
+        said = ", ".join(self.conditions) or "nothing"
+        return f"Prior({name}, {'x'.join(map(str, self.shape))}, {size:,} parameters, conditioned on {said})"
+
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.den.parameters()), torch.device("cpu"))
+
+    def to(self, device: str | torch.device) -> Prior:
+        """Move to a device, in place."""
+        self.den.to(device)
+        return self
+
+    def save(self, folder: str | Path, *, force: bool = False, dtype: torch.dtype | None = None) -> Path:
+        """Write to a folder that `oneprior.load` reads; see `storage.save`."""
+        return storage.save(self, folder, force=force, dtype=dtype)
+
+    # ---- verbs -------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        steps: int = 20,
+        sampler: str | Sampler | Solver = "auto",
+        guidance: float = 1.0,
+        hold: Hold | None = None,
+        clip: bool = True,
+        batch: int = 256,
+        progress: bool = False,
+        **cond: Any,
+    ) -> Result:
+        """Draw n samples (8, or as many as there are seeds). Sample i depends on seeds[i] alone, not on the batch.
+
+        guidance: scale of classifier-free guidance, 1 none. hold: what to keep, in model range. clip: pictures to
+        [0, 1]. batch: samples a network call. cond: by the names of the prior's conditions, `label=7`.
+        """
+        seeds = self._seeds(n, seeds)
+        with self._timed() as run:
+            ports = self._ports(len(seeds), cond)
+            den = CFG(run.den, guidance) if guidance != 1.0 else run.den
+            parts = [slice(i, i + batch) for i in range(0, len(seeds), batch)]
+            m = torch.cat(
+                [
+                    sample(
+                        den,
+                        (len(seeds[s]), *self.shape),
+                        steps=steps,
+                        sampler=sampler,
+                        seeds=seeds[s],
+                        hold=_part(hold, s),
+                        progress=progress,
+                        **{k: v[s] for k, v in ports.items()},
+                    )
+                    for s in parts
+                ]
+            )
+        settings = {"steps": steps, "sampler": str(sampler), "guidance": guidance, **cond}
+        return Result(self._decode(m, clip), seeds, settings, run.nfe, run.seconds)
+
+    def restore(
+        self,
+        measurement: Measurement,
+        *,
+        method: Any = "auto",
+        draws: int = 1,
+        steps: int | None = None,
+        seeds: Sequence[int] | None = None,
+        clip: bool = True,
+        progress: bool = False,
+        **cond: Any,
+    ) -> Restored:
+        """Draws from p(x | y) for y = A(x) + noise, everything in the user's units: `Measurement(y, operator, noise)`.
+
+        x is the mean over draws. method: "auto" (moment matching where the operator is linear), "mmps", "red_diff",
+        or its settings object. seeds: B * draws numbers, the draws of the first measurement first.
+        """
+        batch = len(measurement.y)
+        seeds = self._seeds(batch * draws, seeds)
+        with self._timed() as run:
+            ports = self._ports(batch, cond)
+            model = measurement.to_model(self.codec)
+            out = restore(
+                run.den, model, method=method, draws=draws, steps=steps, seeds=seeds, progress=progress, **ports
+            )
+        every = self._decode(out.draws.flatten(0, 1), clip).unflatten(0, (batch, draws))
+        std = every.std(1) if draws > 1 else None
+        settings = {"method": str(method), "draws": draws, "steps": steps, **cond}
+        return Restored(every.mean(1), seeds, settings, run.nfe, run.seconds, every, std, measurement.y)
+
+    def classify(
+        self,
+        x: Any,
+        *,
+        calls: int = 16,
+        lam: tuple[float, float] = (-2.0, 3.0),
+        stages: Sequence[tuple[int, int]] | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Classified:
+        """Which class explains each x best: log-likelihoods in nats from one shared-noise error table.
+
+        calls: network calls per image and class at most. lam: range of half log-SNR that is looked at; stages:
+        (evaluations, classes kept) of a staged elimination. settings: as in `uses.classify.classify`.
+        """
+        name, label = self._label()
+        x = self._encode(x)
+        with self._timed() as run:
+            conds = label.encode(range(len(label.names)), len(label.names))
+            plan = Plan(n=calls, lam=lam, seed=seed)
+            out = classify(run.den, x, conds, plan, stages=stages, **settings)
+        said = {"calls": calls, "lam": lam, "stages": stages, "seed": seed, "condition": name, **settings}
+        return Classified(out.x, (seed,), said, run.nfe, run.seconds, out.logits, label.names)
+
+    def edit(
+        self,
+        x: Any,
+        *,
+        target: Any,
+        source: Any = None,
+        method: str = "cycle",
+        strength: float = 0.7,
+        guidance: float = 1.0,
+        steps: int = 50,
+        seeds: Sequence[int] | None = None,
+        clip: bool = True,
+        **settings: Any,
+    ) -> Result:
+        """Turn x, of condition `source`, into `target`, keeping what it can: noise that explains x is decoded anew.
+
+        target, source: values of the prior's condition, or dicts for several. strength: the time from which on things
+        may change, in (0, 1]. method: "cycle" (CycleDiffusion), "ddib", "sdedit". guidance: of the target.
+        """
+        x = self._encode(x)
+        seeds = self._seeds(len(x), seeds)
+        with self._timed() as run:
+            a, b = (self._ports(len(x), self._said(v)) for v in (source, target))
+            den_b = CFG(run.den, guidance) if guidance != 1.0 else run.den
+            m = translate(
+                x,
+                run.den,
+                den_b,
+                method=method,
+                start=strength,
+                steps=steps,
+                seeds=seeds,
+                cond_a=a,
+                cond_b=b,
+                **settings,
+            )
+        said = {
+            "method": method,
+            "strength": strength,
+            "steps": steps,
+            "guidance": guidance,
+            "source": source,
+            "target": target,
+        }
+        return Result(self._decode(m, clip), seeds, {**said, **settings}, run.nfe, run.seconds)
+
+    def likelihood(
+        self,
+        x: Any,
+        *,
+        seed: int = 0,
+        steps: int = 24,
+        probes: int | None = None,
+        dequantise: bool = True,
+        **cond: Any,
+    ) -> Likelihood:
+        """log p(x) in nats along the probability-flow ODE, as a density in the user's units; bits per dimension too.
+
+        probes: None for the exact divergence, else the number of Hutchinson probes. dequantise: spread stored levels
+        over their bins first (a density of integers is none). cond: of x; log p(x | cond) then.
+        """
+        x = self._checked(x)
+        seeds = range(seed, seed + len(x))
+        u = torch.from_numpy(uniform(seed, "dequantise", seeds, self.shape)).to(x).clamp(max=1 - 2**-24)
+        with self._timed() as run:
+            m = self.codec.dequantise(x, u) if dequantise else self.codec.encode(x)
+            out = likelihood(run.den, m, steps=steps, probes=probes, seeds=seeds, **self._ports(len(x), cond))
+        d = x[0].numel()
+        log_bin = self.codec.log_bin
+        bpd = None if log_bin is None else -(out.x / d + log_bin) / 0.6931471805599453
+        said = {"steps": steps, "probes": probes, "seed": seed, "dequantise": dequantise, **cond}
+        return Likelihood(out.x + d * self.codec.logdet, (seed,), said, run.nfe, run.seconds, bpd)
+
+    # ---- the two worlds ----------------------------------------------------------------------------------------
+
+    def _encode(self, x: Any) -> Tensor:
+        return self.codec.encode(self._checked(x))
+
+    def _checked(self, x: Any) -> Tensor:
+        x = unwrap(x)
+        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.shape:
+            got = tuple(x.shape) if hasattr(x, "shape") else type(x).__name__
+            raise ValueError(f"a tensor of shape (B, {', '.join(map(str, self.shape))}) was expected; got {got}")
+        return x.to(self.device)
+
+    def _decode(self, m: Tensor, clip: bool) -> Tensor:
+        return self.codec.decode(m, clip=clip and isinstance(self.codec, Pixels))
+
+    def _ports(self, batch: int, cond: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {k: v.to(self.device) for k, v in self.conditions.encode(batch, **cond).items()}
+
+    def _label(self) -> tuple[str, Label]:
+        for name in self.conditions:
+            if isinstance(self.conditions[name], Label):
+                return name, self.conditions[name]  # type: ignore[return-value]
+        raise ValueError("this prior knows no classes: train it with labels (class subfolders) to classify with it")
+
+    def _said(self, value: Any) -> dict[str, Any]:
+        if value is None or isinstance(value, Mapping):
+            return dict(value or {})
+        if len(self.conditions) != 1:
+            raise ValueError(f"say which condition is meant: {{name: value}} with a name of {list(self.conditions)}")
+        return {next(iter(self.conditions)): value}
+
+    def _seeds(self, n: int | None, seeds: Sequence[int] | None) -> tuple[int, ...]:
+        if seeds is None:
+            if n is not None and n < 1:
+                raise ValueError(f"n = {n}: at least one sample was expected")
+            return tuple(secrets.randbits(31) for _ in range(8 if n is None else n))
+        if n is not None and len(seeds) != n:
+            raise ValueError(f"{len(seeds)} seeds for {n} samples: one seed a sample")
+        return tuple(int(s) for s in seeds)
+
+    @contextmanager
+    def _timed(self) -> Iterator[_Run]:
+        run = _Run(Counted(self.den))
+        began = time.perf_counter()
+        yield run
+        run.seconds, run.nfe = time.perf_counter() - began, run.den.calls
+
+    def _preview(self) -> Image.Image | None:
+        if len(self.shape) != 3 or self.shape[0] not in (1, 3) or not isinstance(self.den, NetworkDenoiser):
+            return None
+        cond = {}
+        for name in self.conditions:
+            if isinstance(label := self.conditions[name], Label):
+                cond[name] = [i % len(label.names) for i in range(20)]
+        return grid(self.sample(20, seeds=range(20), **cond).x, 10)
+
+
+class _Run:
+    def __init__(self, den: Counted) -> None:
+        self.den, self.seconds, self.nfe = den, 0.0, 0
+
+
+def _part(hold: Hold | None, s: slice) -> Hold | None:
+    # the share of a batch in what is held; values and masks of one row serve every sample
+    if hold is None:
+        return None
+
+    def cut(v: Any) -> Any:
+        return v[s] if isinstance(v, Tensor) and v.ndim and v.shape[0] > 1 else v
+
+    return Hold(cut(hold.value), cut(hold.mask), hold.time, hold.clamp)

@@ -1,0 +1,210 @@
+"""report.html: one self-contained page of what was measured, with pictures; no script, no outside host.
+
+Each figure stands beside its baseline and its null, because a number alone says nothing. Readable in light and dark, on
+a telephone and on paper; pictures are inside the file.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oneprior.training.files import write_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+COLUMNS = ("use", "metric", "value", "baseline", "null", "verdict")
+INK = "#010203"  # a colour that nobody uses: in a drawing it stands for that of the text
+
+STYLE = """
+:root{--ink:#1b1f24;--soft:#5c6670;--line:#dfe3e8;--paper:#fff;--panel:#f6f7f9;--good:#0b7a43;--bad:#b3261e;--bar:#3b6fd4;
+color-scheme:light dark}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--soft:#9aa4af;--line:#2f353d;--paper:#14171b;--panel:#1c2026;
+--good:#4cc38a;--bad:#ff8a80;--bar:#7aa2f7}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:60rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}
+h1{font-size:1.9rem;line-height:1.2;margin:0 0 .5rem;letter-spacing:-.01em}
+h2{font-size:1.15rem;margin:2.75rem 0 .75rem}
+p{margin:.5rem 0;max-width:44rem}
+.lead{font-size:1.1rem;color:var(--soft)}
+.wide{overflow-x:auto;border:1px solid var(--line);border-radius:.6rem}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{text-align:left;padding:.5rem .8rem;border-bottom:1px solid var(--line);vertical-align:top}
+tr:last-child td{border-bottom:0}
+th{font-weight:600;font-size:.82rem;color:var(--soft);background:var(--panel)}
+td.value{font-weight:600;white-space:nowrap}
+td.use{color:var(--soft)}
+small,.soft{color:var(--soft);font-weight:400}
+.yes{color:var(--good);font-weight:600}.no{color:var(--bad);font-weight:600}
+.pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1.25rem;align-items:start}
+figure{margin:0;padding:1rem;background:var(--panel);border:1px solid var(--line);border-radius:.6rem}
+figure img{display:block;width:100%;max-width:100%;image-rendering:pixelated;border-radius:.2rem}
+figure img.smooth{image-rendering:auto}
+figure svg{display:block;width:100%;height:auto;color:var(--ink)}
+figcaption{margin-top:.6rem;font-size:.92rem;color:var(--soft)}
+figcaption b{color:var(--ink)}
+.bars{display:grid;grid-template-columns:max-content 1fr max-content;gap:.35rem .8rem;align-items:center;font-size:.92rem}
+.bars i{display:block;height:.55rem;background:var(--bar);border-radius:.3rem;min-width:2px}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1rem;margin:0;font-size:.92rem}
+dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
+footer{margin-top:3rem;padding-top:1rem;border-top:1px solid var(--line);font-size:.85rem;color:var(--soft)}
+code{font:.9em ui-monospace,Menlo,Consolas,monospace}
+@media(max-width:36rem){main{padding-top:1.5rem}h1{font-size:1.5rem}.wide{border:0}
+table.rows,.rows tbody,.rows tr,.rows td{display:block}.rows thead{display:none}
+.rows tr{border:1px solid var(--line);border-radius:.6rem;margin-bottom:.75rem;padding:.35rem 0}
+.rows td{border:0;padding:.15rem .9rem}.rows td:empty{display:none}
+.rows td[data-is]::before{content:attr(data-is) " ";color:var(--soft);font-weight:400}}
+@media print{figure{break-inside:avoid}}
+"""
+
+
+def write_report(
+    path: str | Path,
+    *,
+    title: str,
+    lead: str = "",
+    rows: Sequence[Mapping[str, Any]] = (),
+    pictures: Iterable[tuple[str, Any] | tuple[str, Any, str]] = (),
+    seconds: Mapping[str, float] | None = None,
+    notes: Iterable[str] = (),
+    prior_card: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a page, whole or not at all.
+
+    rows: {"use", "metric", "value", "stderr", "baseline", "null", "verdict"}, absent ones left blank; numbers, texts,
+    or for baselines {name: number}; a verdict is a bool or a text. pictures: (heading, picture, caption), a picture
+    being a PIL image, PNG bytes, an SVG text (see `curve`) or the path of a PNG. seconds: by use, drawn as bars.
+    notes: paragraphs. prior_card: facts by name. All texts are escaped.
+    """
+    parts = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(lead)}</p>' if lead else ""]
+    if rows:
+        parts += ["<h2>Measured</h2>", _table(rows)]
+    if figures := [_figure(*p) for p in pictures]:
+        parts += ["<h2>Seen</h2>", f'<div class="pictures">{"".join(figures)}</div>']
+    if seconds:
+        parts += [f"<h2>Time: {duration(sum(seconds.values()))}</h2>", _bars(seconds)]
+    if texts := [f"<p>{escape(n)}</p>" for n in notes]:
+        parts += ["<h2>Notes</h2>", *texts]
+    if prior_card:
+        facts = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(words(v))}</dd>" for k, v in prior_card.items())
+        parts += ["<h2>The prior</h2>", f"<dl>{facts}</dl>"]
+    from oneprior import __version__
+
+    parts.append(f"<footer>oneprior {__version__}. This page is one file and asks nothing of any other host.</footer>")
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+    )
+    page = (
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><main>\n{"".join(parts)}\n</main></body></html>\n'
+    )
+    write_text(Path(path), page)
+    return Path(path)
+
+
+def curve(
+    x: Sequence[float], lines: Mapping[str, Sequence[float]], *, xlabel: str = "", ylabel: str = "", log: bool = False
+) -> str:
+    """Lines over x as an SVG for a report: its ink is that of the page, so it is readable in light and dark."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    names = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+    style = {**dict.fromkeys(names, INK), "svg.fonttype": "none", "font.size": 10, "svg.hashsalt": f"{ylabel}{len(x)}"}
+    with rc_context(style):
+        figure = Figure(figsize=(6, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        for color, (name, y) in zip(("#3b6fd4", "#d97706", "#0b9a6d", "#a855f7"), lines.items(), strict=False):
+            axes.plot(x, y, color=color, label=name, linewidth=1.6)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        if log:
+            axes.set_yscale("log")
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(lines) > 1:
+            axes.legend(frameon=False)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    svg = out.getvalue()
+    return svg[svg.index("<svg") :].replace(INK, "currentColor")
+
+
+def duration(seconds: float) -> str:
+    """42 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def number(value: Any) -> str:
+    """Four significant digits; what is no number as it is."""
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        return "" if value is None else str(value)
+    if isinstance(value, int) or abs(value) >= 1e4:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def words(value: Any) -> str:
+    """A value for people: numbers by `number`, a mapping as "name value, name value"."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {words(v)}" for k, v in value.items() if v is not None)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return number(value)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    shown = [c for c in COLUMNS if any(r.get(c) is not None for r in rows)]
+    head = "".join(f"<th>{c}</th>" for c in shown)
+    body = "".join(f"<tr>{''.join(_cell(c, r) for c in shown)}</tr>" for r in rows)
+    return f'<div class="wide"><table class="rows"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(column: str, row: Mapping[str, Any]) -> str:
+    value = row.get(column)
+    if column == "verdict" and value is not None:
+        holds = value if isinstance(value, bool) else str(value).lower() in ("yes", "holds", "passes")
+        fails = value is False or str(value).lower() in ("no", "fails")
+        word = ("yes" if value else "no") if isinstance(value, bool) else str(value)
+        return f'<td class="{"yes" if holds else "no" if fails else ""}">{escape(word)}</td>'
+    text = escape(words(value))
+    if column == "value" and row.get("stderr") is not None:
+        text += f" <small>&plusmn; {escape(number(row['stderr']))}</small>"
+    named = f' data-is="{column}"' if column in ("baseline", "null") and text else ""
+    return f'<td class="{column}"{named}>{text}</td>'
+
+
+def _bars(seconds: Mapping[str, float]) -> str:
+    most = max(*seconds.values(), 1e-9)
+    cells = [
+        f'<span>{escape(k)}</span><i style="width:{100 * v / most:.1f}%"></i><span class="soft">{duration(v)}</span>'
+        for k, v in seconds.items()
+    ]
+    return f'<div class="bars">{"".join(cells)}</div>'
+
+
+def _figure(heading: str, picture: Any, caption: str = "") -> str:
+    said = f"<figcaption><b>{escape(heading)}</b> {escape(caption)}</figcaption>"
+    if isinstance(picture, str) and picture.lstrip().startswith("<svg"):
+        return f"<figure>{picture}{said}</figure>"
+    data = picture if isinstance(picture, bytes) else _png(picture)
+    source = "data:image/png;base64," + base64.b64encode(data).decode()
+    wide = int.from_bytes(data[16:20], "big") > 1000  # larger than the page: shrunk, not enlarged pixel by pixel
+    smooth = ' class="smooth"' if wide else ""
+    return f'<figure><img src="{source}" alt="{escape(heading)}"{smooth}>{said}</figure>'
+
+
+def _png(picture: str | Path | Image) -> bytes:
+    if isinstance(picture, str | Path):
+        return Path(picture).read_bytes()
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

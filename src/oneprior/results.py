@@ -1,0 +1,155 @@
+"""What a verb returns: the answer first (`.x`), then how it came about, and pictures where people would rather look.
+
+A verb takes a result wherever it takes a tensor: `prior.classify(prior.sample(16))`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from oneprior.training.files import explained, write_bytes, write_json
+
+
+@dataclass(frozen=True)
+class Result:
+    """x: pictures (B, C, H, W) in [0, 1], or data in its own units. seeds: one a sample. settings: all of the call's.
+    nfe: network calls, each on the whole batch. seconds: wall clock."""
+
+    x: Tensor
+    seeds: tuple[int, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    nfe: int = 0
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __iter__(self) -> Any:
+        return iter(self.x)
+
+    def pil(self) -> list[Image.Image]:
+        """One picture a sample, at its own size."""
+        return [picture(x) for x in self.x]
+
+    def grid(self, columns: int | None = None, side: int = 64) -> Image.Image:
+        """All samples in one picture; small ones are enlarged, pixel by pixel, to about `side`."""
+        return grid(self.x, columns, side)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write every sample (PNG named by seed, or samples.npy), grid.png and result.json; files there stay whole."""
+        folder = Path(folder)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        names = self.seeds if len(self.seeds) == len(self.x) else range(len(self.x))
+        if self.x.ndim == 4:
+            for name, image in zip(names, self.pil(), strict=True):
+                write_bytes(folder / f"{name:06d}.png", png(image))
+            write_bytes(folder / "grid.png", png(self.grid()))
+        else:
+            buffer = io.BytesIO()
+            np.save(buffer, self.x.detach().cpu().numpy(), allow_pickle=False)
+            write_bytes(folder / "samples.npy", buffer.getvalue())
+        write_json(folder / "result.json", self.record())
+        return folder
+
+    def record(self) -> dict[str, Any]:
+        """Everything but the samples, as JSON holds it."""
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "x"}
+
+    def _repr_png_(self) -> bytes | None:
+        return png(self.grid()) if self.x.ndim == 4 else None
+
+
+@dataclass(frozen=True)
+class Restored(Result):
+    """x: the mean over draws, (B, C, H, W). draws: (B, draws, C, H, W); std over them; y: what was measured."""
+
+    draws: Tensor | None = None
+    std: Tensor | None = None
+    y: Tensor | None = None
+
+    def record(self) -> dict[str, Any]:
+        return {k: v for k, v in super().record().items() if k not in ("draws", "std", "y")}
+
+
+@dataclass(frozen=True)
+class Classified(Result):
+    """x: index of the best condition, (B,). nats: (B, conditions) log-likelihoods up to a constant per sample;
+    probabilities: their softmax with equal priors; names: of the conditions."""
+
+    nats: Tensor = field(default_factory=lambda: torch.empty(0))
+    names: tuple[str, ...] = ()
+
+    @property
+    def probabilities(self) -> Tensor:
+        return self.nats.softmax(-1)
+
+    @property
+    def labels(self) -> list[str]:
+        return [self.names[i] for i in self.x.tolist()]
+
+
+@dataclass(frozen=True)
+class Likelihood(Result):
+    """x: nats, log p of each sample as a density in the user's units, (B,). bpd: bits per dimension of the stored
+    levels (bytes, for pictures from files), None for continuous data."""
+
+    bpd: Tensor | None = None
+
+
+def unwrap(x: Any) -> Any:
+    """The tensor of a result, or the thing itself."""
+    return x.x if isinstance(x, Result) else x
+
+
+def picture(x: Tensor) -> Image.Image:
+    """A PIL picture of (C, H, W) in [0, 1]: one channel grey, three colour."""
+    if x.ndim != 3 or x.shape[0] not in (1, 3):
+        raise ValueError(f"a picture has shape (1, H, W) or (3, H, W); got {tuple(x.shape)}")
+    a = (x.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
+    return Image.fromarray(a[0] if a.shape[0] == 1 else a.transpose(1, 2, 0))
+
+
+def grid(x: Tensor, columns: int | None = None, side: int = 64, gap: int = 2) -> Image.Image:
+    """Pictures (B, C, H, W) side by side on white, row by row."""
+    images = [picture(v) for v in x]
+    if not images:
+        raise ValueError("there are no pictures to show: the batch is empty")
+    w, h = images[0].size
+    k = max(1, side // max(w, h))
+    columns = columns or min(len(images), max(1, ceil(sqrt(len(images)))))
+    rows = ceil(len(images) / columns)
+    sheet = Image.new(images[0].mode, (columns * (w * k + gap) - gap, rows * (h * k + gap) - gap), "white")
+    for i, image in enumerate(images):
+        at = (i % columns * (w * k + gap), i // columns * (h * k + gap))
+        sheet.paste(image.resize((w * k, h * k), Image.Resampling.NEAREST), at)
+    return sheet
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def plain(value: Any) -> Any:
+    """As JSON holds it: tensors and tuples become lists, objects their representation."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, Sequence | range):
+        return [plain(v) for v in value]
+    return repr(value)

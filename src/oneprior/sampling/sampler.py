@@ -1,0 +1,208 @@
+"""sample(den, shape): start noise, a path, a solver, a walk; and the names by which people know samplers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oneprior import paths
+from oneprior.denoiser import Denoiser
+from oneprior.noise import Noise, Seeded
+from oneprior.paths import Hold, Path
+from oneprior.sampling import grids
+from oneprior.sampling.solvers import DDIM, Heun, Multistep, Solver
+from oneprior.sampling.walk import Step, walk
+from oneprior.schedules import Schedule
+from oneprior.times import align
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A solver and the grid it walks by default."""
+
+    solver: Solver
+    grid: grids.Grid = grids.cosine_time
+
+    def path(self, den: Denoiser, steps: int) -> Path:
+        schedule = _first(den.schedule)
+        return paths.sync(self.grid(schedule, steps, den.facts.t_range[1]))
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": Sampler(DDIM()),
+    "ancestral": Sampler(DDIM(1.0)),
+    "2m": Sampler(Multistep()),
+    "sde2m": Sampler(Multistep(1.0)),
+    "heun": Sampler(Heun()),
+}
+DEFAULT_STEPS = 20
+
+
+def sampler(name: str | Sampler | Solver) -> Sampler:
+    """The sampler of a name. `auto` is second-order multistep on the cosine-time grid: one call a step, safe under
+    guidance, and at 20 steps already near the ODE's end point."""
+    if isinstance(name, Sampler):
+        return name
+    if isinstance(name, Solver):
+        return Sampler(name)
+    if name == "auto":
+        return SAMPLERS["2m"]
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler '{name}' is not known; one of {['auto', *SAMPLERS]} was expected")
+    return SAMPLERS[name]
+
+
+def sample(
+    den: Denoiser,
+    shape: Any,
+    *,
+    steps: int | None = None,
+    sampler: str | Sampler | Solver = "auto",
+    path: Path | None = None,
+    seeds: Sequence[int] | None = None,
+    start: Any = None,
+    hold: Hold | None = None,
+    temperature: float = 1.0,
+    progress: bool = False,
+    grad: int = 0,
+    **cond: Any,
+) -> Any:
+    """Draw samples of a denoiser.
+
+    shape: (B, *), or a dict of shapes for a sample of parts. seeds: one a sample; the result of sample i depends on
+    seed i alone (fresh ones are drawn without). start: x at the first time of the path instead of noise. path: instead
+    of `steps` on the sampler's grid. hold: elements to keep, see `Hold`. temperature: scales the noise of the steps.
+
+    Example:
+        >>> x = sample(den, (8, 1, 28, 28), steps=20, seeds=range(8))
+
+    Raises:
+        ValueError: for steps < 1, an unknown sampler, or as many seeds as there are not samples.
+        FloatingPointError: when the result is not finite, naming the step where it happened.
+    """
+    chosen, made = _resolve(den, steps, sampler, path)
+    y = cond.get("y")
+
+    def run(seeds: Sequence[int] | None, check: bool) -> tuple[Any, Seeded]:
+        x, noise = _begin(den, shape, made, seeds, start, y)
+        clamped, along = None, made
+        if hold is not None and hold.clamp:
+            if made.matrix.shape[1] > 1:
+                raise ValueError("clamp=True pastes into samples of one time; on a path of several tracks hold without clamp")
+            clamped = _Clamp(hold, _first(den.schedule), noise)
+            x = clamped(x, made.matrix[0, 0].item(), 0)
+        elif hold is not None:
+            along, x = _hold(den, hold, made, x, noise)
+        steps = walk(
+            den, x, along, chosen.solver, noise, temperature=temperature, grad=grad, check=check, reuse=True, **cond
+        )
+        for out in _shown(steps, made.steps) if progress and not check else steps:
+            if clamped is not None:
+                out.x = clamped(out.x, out.s, out.index + 1)
+            x = out.x
+        return x, noise
+
+    with torch.set_grad_enabled(torch.is_grad_enabled() and grad > 0):
+        x, noise = run(seeds, False)
+        if not all(_is_finite(v) for v in (x.values() if isinstance(x, Mapping) else (x,))):
+            run(noise.seeds, True)
+            raise FloatingPointError(
+                "the result is not finite, a repeated run was: the denoiser is not deterministic"
+            )
+    return x
+
+
+def _shown(steps: Iterator[Step], total: int) -> Iterator[Step]:
+    from tqdm.auto import tqdm
+
+    return iter(tqdm(steps, total=total, desc="sampling", leave=False))
+
+
+def _resolve(den: Denoiser, steps: int | None, name: Any, path: Path | None) -> tuple[Sampler, Path]:
+    chosen = globals()["sampler"](name)
+    if path is not None:
+        if steps is not None:
+            raise ValueError(f"a path has its own steps ({path.steps}); give either path or steps")
+        return chosen, path
+    return chosen, chosen.path(den, DEFAULT_STEPS if steps is None else steps)
+
+
+def _begin(
+    den: Denoiser, shape: Any, path: Path, seeds: Sequence[int] | None, start: Any, y: Tensor | None
+) -> tuple[Any, Seeded]:
+    several = isinstance(shape, Mapping)
+    batch = next(iter(shape.values()))[0] if several else shape[0]
+    noise = Seeded(seeds if seeds is not None else [secrets.randbits(63) for _ in range(batch)])
+    if len(noise.seeds) != batch:
+        raise ValueError(f"{len(noise.seeds)} seeds for {batch} samples: one seed a sample")
+    if start is not None:  # a copy: the walk may overwrite it
+        return ({k: v.clone() for k, v in start.items()} if isinstance(start, Mapping) else start.clone()), noise
+    device = next((p.device for p in den.parameters()), torch.device("cpu"))
+    own: Any = den.schedule
+    if not several:
+        return _start(own, torch.empty(tuple(shape), device=device), path, noise, "", y), noise
+    each = {k: own[k] if isinstance(own, dict) else own for k in shape}
+    return {
+        k: _start(each[k], torch.empty(tuple(v), device=device), path, noise, k, None) for k, v in shape.items()
+    }, noise
+
+
+def _start(schedule: Schedule, like: Tensor, path: Path, noise: Noise, key: str, y: Tensor | None) -> Tensor:
+    """anchor y + sigma eps at the first time of each element; alpha x_0, which nobody knows, is left out."""
+    n, which, t = schedule.color(noise(0, like, key)), path.track(key), path.matrix[0]
+    if isinstance(which, int):
+        _, b, s = schedule.at(t[which].item())
+    else:
+        tt = t.to(n.device, n.dtype if n.device.type == "mps" else t.dtype)[which.to(n.device)]
+        _, b, s = (None if v is None else align(v, n).to(n.dtype) for v in schedule.at(tt))
+    n = n if isinstance(s, float) and s == 1.0 else n * s
+    return n if b is None or y is None else n + b * y
+
+
+def _hold(den: Denoiser, hold: Hold, path: Path, x: Any, noise: Noise) -> tuple[Path, Any]:
+    if isinstance(x, Mapping):
+        values = hold.value
+        masks = hold.mask if isinstance(hold.mask, Mapping) else dict.fromkeys(values, True)
+        every = {k: path.track(k) for k in x}
+        made = Path(path.matrix, every, path.kind).hold({k: masks.get(k) for k in x}, hold.time)
+        return made, {
+            k: _place(den, hold, v, values[k], masks[k], noise, k) if k in values else v for k, v in x.items()
+        }
+    mask = hold.mask
+    if mask is True:
+        raise ValueError("everything is held: give a mask of the elements to keep (bool, aligned with x's first axes)")
+    return path.hold(mask, hold.time), _place(den, hold, x, hold.value, mask, noise, "")
+
+
+def _place(den: Denoiser, hold: Hold, x: Tensor, value: Tensor, mask: Any, noise: Noise, key: str) -> Tensor:
+    own: Any = den.schedule
+    a, _, s = (own[key] if isinstance(own, dict) else own).at(hold.time)
+    value = torch.as_tensor(value, device=x.device).to(x.dtype).expand_as(x)
+    known = value if hold.time == 0 else a * value + s * noise(-1, x, key)
+    return known.clone() if mask is True else torch.where(align(mask, x), known, x)
+
+
+class _Clamp:
+    """Overwrites known elements with their re-noised value after every step (Lugmayr et al. 2022, RePaint)."""
+
+    def __init__(self, hold: Hold, schedule: Schedule, noise: Noise) -> None:
+        self.hold, self.schedule, self.noise = hold, schedule, noise
+
+    def __call__(self, x: Tensor, s: Any, stage: int) -> Tensor:
+        a, _, b = self.schedule.at(float(s or 0.0))
+        value = torch.as_tensor(self.hold.value, device=x.device).to(x.dtype)
+        known = a * value if b == 0 else a * value + b * self.noise(stage, x, "clamp")
+        return torch.where(align(self.hold.mask, x), known, x)
+
+
+def _first(schedule: Any) -> Schedule:
+    return next(iter(schedule.values())) if isinstance(schedule, dict) else schedule
+
+
+def _is_finite(x: Tensor) -> bool:
+    return not x.is_floating_point() or bool(torch.isfinite(x.detach().sum()))

@@ -1,0 +1,271 @@
+"""The loop. Every sampler, inversion, restoration and video path of the library is a walk along a plan.
+
+`step` is pure arithmetic and returns the mean of x_s; the walk adds noise where its coefficient is not zero. Elements
+that do not move come back bit-identical. What changes the state is the body of the walk: assign `step.x`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as _checkpoint
+
+from oneprior.denoiser import Denoiser
+from oneprior.noise import Noise, White
+from oneprior.paths import Path
+from oneprior.sampling.solvers import Row, Solver, Stage, together
+from oneprior.schedules import Schedule
+from oneprior.times import check_axes
+
+
+class Step:
+    """One finished stage: x (assignable) at time s, the posterior and the means from the call at t, newest first."""
+
+    __slots__ = ("history", "index", "posterior", "s", "t", "x")
+
+    def __init__(self, index: int, x: Any, posterior: Any, t: Any, s: Any, history: Any) -> None:
+        self.index, self.x, self.posterior, self.t, self.s, self.history = index, x, posterior, t, s, history
+
+    @property
+    def mean(self) -> Any:
+        """E[x_0 | x_t] of this stage (a dict for a sample of parts)."""
+        p = self.posterior
+        return {k: v.mean for k, v in p.items()} if isinstance(p, dict) else p.mean
+
+
+def step(
+    x: Tensor, m: list[Tensor], row: Row, base: Tensor | None = None, y: Tensor | None = None, reuse: bool = False
+) -> Tensor:
+    """The mean of x_s for one row: keep x + sum_j w_j m_j + anchor y; with m = [x_0], the mean of q(x_s | x_t, x_0).
+
+    x, m_j, y: (B, *). base: the x a `back` row starts from. Numbers of the row are floats, or tensors that broadcast.
+    reuse: the result may take the memory of the x it starts from.
+    """
+    keep, w, anchor, _, back, _ = row
+    start = x if base is None or not back else base
+    if type(keep) is float:
+        if keep == 0.0:
+            out = m[0] * w[0]
+            w, m = w[1:], m[1:]
+        else:
+            out = start.mul_(keep) if reuse else start * keep
+        for c, d in zip(w, m, strict=False):
+            out = out.add_(d, alpha=c)  # in place on a tensor of our own: the graph keeps only m
+    else:
+        out = start * keep
+        for c, d in zip(w, m, strict=False):
+            if type(c) is not float:
+                out = torch.addcmul(out, c, d)
+    if y is not None and (type(anchor) is not float or anchor != 0.0):
+        out = out + anchor * y
+    return out
+
+
+class _Part:
+    """A part of the sample on its way: its x, the x its step began from, its last means, its plan."""
+
+    __slots__ = (
+        "base",
+        "color",
+        "depth",
+        "key",
+        "m",
+        "noise",
+        "plan",
+        "reuse",
+        "temperature",
+        "variance",
+        "view",
+        "which",
+        "x",
+        "y",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        x: Tensor,
+        schedule: Schedule,
+        path: Path,
+        solver: Solver,
+        noise: Noise,
+        temperature: float,
+        y: Any,
+    ) -> None:
+        self.reuse = False
+        self.key, self.x, self.base, self.m, self.y = key, x, x, [], y.get(key) if isinstance(y, dict) else y
+        self.plan, self.depth, self.view, self.variance = (
+            solver.plan(schedule, path),
+            solver.depth,
+            solver.view,
+            solver.variance,
+        )
+        self.noise, self.temperature = noise, temperature
+        self.color = None if isinstance(schedule.color, White) else schedule.color
+        which = path.track(key)
+        if isinstance(which, Tensor):
+            tracks = path.matrix.shape[1]
+            if not 0 <= int(which.min()) <= int(which.max()) < tracks:
+                raise ValueError(f"the path has {tracks} tracks, its map asks for {int(which.max())}")
+            which = which.to(x.device)
+        self.which = which
+
+    def time(self, t: Any) -> Any:
+        """The time of a stage as the denoiser wants it: a float, or a tensor over the axes of the map."""
+        if type(t) is float:
+            return t
+        if isinstance(self.which, int):
+            return t[self.which].item()
+        return t.to(device=self.x.device, dtype=torch.float64 if self.x.device.type != "mps" else torch.float32)[
+            self.which
+        ]
+
+    def spread(self, v: Any) -> Any:
+        """A number of the plan over the elements of x: a float where the whole part has one track."""
+        if not isinstance(v, Tensor):
+            return v
+        if isinstance(self.which, int):
+            return v[self.which].item()
+        c = v.to(device=self.x.device, dtype=self.x.dtype if v.is_floating_point() else v.dtype)[self.which]
+        return c.reshape(c.shape + (1,) * (self.x.ndim - c.ndim))
+
+    def advance(self, stage: Stage, i: int, post: Any) -> None:
+        """Apply the rows of stage i: the mean of each, then noise where its coefficient is not zero."""
+        if stage.call:
+            self.m = [self.view(post)] if self.depth == 1 else [self.view(post), *self.m[: self.depth - 1]]
+        for row in stage.rows:
+            if type(row.keep) is not float:
+                f = self.spread
+                row = Row(f(row.keep), tuple(f(w) for w in row.w), f(row.anchor), f(row.std), row.back)
+            # a denoiser may return its input: a mean that is the very memory of x must survive the step
+            own = self.reuse and row.last and (self._apart() if row.back else not self.m or self.m[0].data_ptr() != self.x.data_ptr())
+            x, std = step(self.x, self.m, row, self.base, self.y, own), row.std
+            if self.variance and stage.call and post.var is not None:
+                std = (std * std + (row.w[0] * row.w[0]) * post.var).sqrt()
+            if type(std) is not float or std != 0.0:
+                n = self.noise(i + 1, x, self.key)
+                n = n if self.color is None else self.color(n)
+                c = std * self.temperature
+                x = x.add_(n, alpha=c) if type(c) is float else x + c * n
+            if stage.moved is not None:
+                moved = self.spread(stage.moved)
+                x = x if moved is True else self.x if moved is False else torch.where(moved, x, self.x)
+            if not row.back:
+                self.base = self.x
+            self.x = x
+
+    def _apart(self) -> bool:
+        at = self.base.data_ptr()
+        return all(d.data_ptr() != at for d in self.m)
+
+
+def walk(
+    den: Denoiser,
+    x: Any,
+    path: Path,
+    solver: Solver,
+    noise: Noise,
+    *,
+    grad: int = 0,
+    checkpoint: bool = False,
+    temperature: float = 1.0,
+    check: bool = False,
+    reuse: bool = False,
+    **cond: Any,
+) -> Iterator[Step]:
+    """Follow a path from x, yielding after every network call.
+
+    x: (B, *) in model range, or a dict of parts; path, solver: data, see `paths` and `solvers`; noise: stage i + 1 is
+    drawn after call i. grad: how many of the last calls keep a graph (0 none); checkpoint: recompute those calls in
+    the backward pass. check: look for non-finite values after every call and name it. reuse: x is the walk's own and a
+    step may overwrite the x before it (the caller keeps none of them). cond: passed to the denoiser.
+
+    Raises:
+        FloatingPointError: with `check`, at the first non-finite value.
+    """
+    den = den.begin(path)
+    own: Any = den.schedule
+    several = isinstance(x, dict)
+    parts = {
+        k: _Part(k, v, own[k] if isinstance(own, dict) else own, path, solver, noise, temperature, cond.get("y"))
+        for k, v in (x.items() if several else [("", x)])
+    }
+    first, post, t = next(iter(parts.values())), None, None
+    if several:
+        for p, shared in zip(parts.values(), together([p.plan for p in parts.values()]), strict=True):
+            p.plan = shared
+    outer, plan = torch.is_grad_enabled(), first.plan
+    count = len(plan)
+    for p in parts.values():
+        p.reuse = reuse and not outer and p.color is None
+    for i, stage in enumerate(plan):
+        wanted, before = outer and i >= count - grad, torch.is_grad_enabled()
+        if before is not wanted:
+            torch.set_grad_enabled(wanted)
+        try:
+            if several:
+                t = {k: p.time(p.plan[i].t) for k, p in parts.items()}
+                if stage.call:
+                    post = den({k: p.x for k, p in parts.items()}, t, **cond)
+                for k, p in parts.items():
+                    p.advance(p.plan[i], i, post and post[k])
+            else:
+                if type(stage.t) is float:
+                    t = stage.t
+                else:
+                    t = first.time(stage.t)
+                    if isinstance(t, Tensor):
+                        check_axes(t, first.x, den.facts.time_axes)
+                if stage.call:  # the time is checked: straight to the posterior, hooks belong on the network
+                    post = (
+                        _recomputed(den, first.x, t, cond)
+                        if checkpoint and wanted
+                        else den.posterior(first.x, t, **cond)
+                    )
+                first.advance(stage, i, post)
+        finally:
+            if before is not wanted:
+                torch.set_grad_enabled(before)
+        if several:
+            out = Step(i, {k: p.x for k, p in parts.items()}, post, t, stage.s, {k: p.m for k, p in parts.items()})
+        else:
+            out = Step(i, first.x, post, t, stage.s, first.m)
+        if check:
+            _finite(out, i, count)
+        yield out
+        if several:
+            for k, p in parts.items():
+                p.x, p.m = out.x[k], out.history[k]
+        else:
+            first.x, first.m = out.x, out.history
+
+
+def _recomputed(den: Denoiser, x: Any, t: Any, cond: dict[str, Any]) -> Any:
+    # the posterior is rebuilt around tensors that the checkpoint gives back
+    kept: list[Any] = []
+
+    def call(x: Tensor) -> Tensor:
+        post = den(x, t, **cond)
+        kept.append(post)
+        return post.mean
+
+    mean = _checkpoint(call, x, use_reentrant=False)
+    return kept[0].replace(mean, kept[0].var)
+
+
+def _finite(out: Step, i: int, count: int) -> None:
+    values = out.x if isinstance(out.x, dict) else {"": out.x}
+    for k, v in values.items():
+        if v.is_floating_point() and not bool(torch.isfinite(v).all()):
+            where = f" in part '{k}'" if k else ""
+            raise FloatingPointError(
+                f"a non-finite value appeared{where} after network call {i + 1} of {count}, on the way from "
+                f"t = {_say(out.t)} to {_say(out.s)}; look at the denoiser at that time, at the guidance scale, or use smaller steps"
+            )
+
+
+def _say(t: Any) -> str:
+    return f"{t:.4g}" if isinstance(t, float) else f"(per element) {str(t)[:60]}"

@@ -1,0 +1,1 @@
+"""Uses of a prior: each function takes any denoiser and tensors in model range."""

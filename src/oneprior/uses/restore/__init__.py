@@ -1,0 +1,22 @@
+"""Restoration with a known operator: `restore(den, Measurement(y, operator, noise))`, and its methods one a file.
+
+Settings are plain dataclasses that bring no torch; the functions are imported when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from oneprior.uses.restore.settings import METHODS, Log, MMPSSettings, Power, RedDiffSettings, Truncated, Weighting
+
+if TYPE_CHECKING:
+    from oneprior.uses.restore.run import Restored, restore
+
+__all__ = [
+    "METHODS", "Log", "MMPSSettings", "Power", "RedDiffSettings", "Restored", "Truncated", "Weighting", "restore",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("Restored", "restore"):
+        raise AttributeError(f"oneprior.uses.restore has no attribute '{name}'; public names: {', '.join(__all__)}")
+    return getattr(import_module("oneprior.uses.restore.run"), name)
