@@ -5,9 +5,9 @@ from math import log, sqrt
 
 import pytest
 import torch
-from helpers import ANCHORED, Normal, draw, propagate
 from torch import Tensor
 
+from helpers import ANCHORED, Normal, draw, propagate
 from oneprior import paths
 from oneprior.anchored import BrownianBridge, MeanReverting, OUBridge, ResShift, Straight
 from oneprior.denoiser import wrap
@@ -58,7 +58,7 @@ def test_mean_reverting_sde() -> None:
         assert (a_t + b_t, a_r + b_r) == pytest.approx((1.0, 1.0), abs=1e-15)
         assert std**2 == pytest.approx(0.2**2 * (1 - A**2) * (1 - C**2) / (1 - B**2), rel=1e-12)
     assert schedule.at(1.0)[0] == pytest.approx(0.005, rel=1e-12)
-    a, b, s = schedule.at(1.0)
+    _, b, s = schedule.at(1.0)
     assert (b, s) == pytest.approx((0.995, 0.2 * sqrt(1 - 0.005**2)))
 
 
@@ -150,7 +150,7 @@ def _resshift(n: int) -> Schedule:
     ],
     ids=["VP", "ResShift", "I2SB", "IR-SDE"],
 )
-def test_without_the_variance_few_steps_are_over_confident(make, kappa, ratios: tuple[float, ...]) -> None:  # noqa: ANN001
+def test_without_the_variance_few_steps_are_over_confident(make, kappa, ratios: tuple[float, ...]) -> None:
     """The card's shrunken variances at 4, 15 and 100 steps, uniform in t."""
     for n, ratio in zip((4, 15, 100), ratios, strict=True):
         schedule = make(n)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers import Simple
 
+from helpers import Simple
 from oneprior import paths
 from oneprior.noise import Seeded
 from oneprior.paths import INVERT, RENOISE, SOLVE, Hold, Path
@@ -40,7 +40,7 @@ def test_a_rising_path_is_refused_and_the_constructors_named() -> None:
         (lambda: Path(matrix(1.0, 0.0), {"a": 0}).track("b"), r"\['a'\].*'b'"),
     ],
 )
-def test_what_a_path_refuses(made, message: str) -> None:  # noqa: ANN001
+def test_what_a_path_refuses(made, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made()
 

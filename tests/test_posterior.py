@@ -4,8 +4,8 @@ from math import sqrt
 
 import pytest
 import torch
-from helpers import ANCHORED, PRESERVING, SCHEDULES, Normal, ar1, draw
 
+from helpers import ANCHORED, PRESERVING, SCHEDULES, Normal, ar1, draw
 from oneprior.posterior import PREDICTIONS, EDMPrediction, Posterior, Prediction, prediction
 from oneprior.schedules import EDM, VE, VP, Cosine, LinearBetas, RectifiedFlow
 from oneprior.times import align
@@ -112,9 +112,9 @@ def test_variance_is_tweedies_second_order(name: str) -> None:
     x = draw(1, 4, seed=5)
     for t in (0.01, 0.3, 0.9):
         a, _, s = schedule.at(t)
-        J = torch.autograd.functional.jacobian(lambda x, t=t: den(x, t).mean, x)[0, :, 0]
+        J = torch.autograd.functional.jacobian(lambda x, t=t: den(x, t).mean, x)
         assert isinstance(J, torch.Tensor)
-        torch.testing.assert_close(J.diagonal() * s * s / a, den(x, t).var[0], rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(J[0, :, 0].diagonal() * s * s / a, den(x, t).var[0], rtol=1e-8, atol=1e-8)
 
 
 def test_mix_and_replace() -> None:
@@ -147,7 +147,7 @@ def test_eps_without_signal_says_so(kind: str, schedule: Cosine) -> None:
 @pytest.mark.parametrize("kind", PREDICTIONS)
 @pytest.mark.parametrize("name", {**SCHEDULES, **ANCHORED})
 def test_at_time_zero_the_mean_is_x(name: str, kind: str) -> None:
-    """Held elements are asked for at t = 0: whatever the network says there, D = x (or its own x0), and it is finite."""
+    """Held elements are asked for at t = 0: whatever the network says there, D = x (or its own x0), and finite."""
     schedule, x, F = {**SCHEDULES, **ANCHORED}[name], draw(3), draw(3, seed=1)
     for t in (0.0, torch.zeros(3, dtype=torch.float64)):
         row = PREDICTIONS[kind].row(schedule, t)

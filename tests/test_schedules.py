@@ -5,8 +5,8 @@ from math import atan, cos, inf, log, pi, sin, sqrt, tan
 import numpy as np
 import pytest
 import torch
-from helpers import ANCHORED, PRESERVING, SCHEDULES
 
+from helpers import ANCHORED, PRESERVING, SCHEDULES
 from oneprior.schedules import (
     EDM,
     VE,
@@ -26,7 +26,9 @@ from oneprior.schedules import (
 )
 
 ALL = {**SCHEDULES, **ANCHORED}
-INNER = torch.cat([torch.tensor([1e-4, 1e-3]), torch.linspace(0.0137, 0.9873, 19), torch.tensor([0.999, 1 - 1e-4])]).double()
+INNER = torch.cat(
+    [torch.tensor([1e-4, 1e-3]), torch.linspace(0.0137, 0.9873, 19), torch.tensor([0.999, 1 - 1e-4])]
+).double()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -46,8 +48,7 @@ def test_variance_is_preserved(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "abar"),
-    [(LinearBetas(), 4.036e-5), (VP(), 4.319e-5), (ScaledLinearBetas(), 4.66e-3)],
+    ("schedule", "abar"), [(LinearBetas(), 4.036e-5), (VP(), 4.319e-5), (ScaledLinearBetas(), 4.66e-3)]
 )
 def test_published_ends(schedule: Schedule, abar: float) -> None:
     assert schedule.at(1.0)[0] ** 2 == pytest.approx(abar, rel=1.5e-4 if abar < 1e-3 else 1e-3)

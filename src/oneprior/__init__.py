@@ -17,7 +17,7 @@ __version__ = "0.1.0.dev0"
 
 _HOME = {
     "Prior": "prior",
-    "load": "storage",
+    "load": "prior",
     "sample": "sampling",
     "walk": "sampling",
     "CFG": "guidance",
@@ -77,9 +77,8 @@ if TYPE_CHECKING:
     from oneprior.guidance import CFG
     from oneprior.operators import Measurement
     from oneprior.paths import Hold, Path
-    from oneprior.prior import Prior
+    from oneprior.prior import Prior, load
     from oneprior.sampling import sample, walk
-    from oneprior.storage import load
 
 
 def __getattr__(name: str) -> Any:

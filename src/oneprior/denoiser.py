@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from oneprior.posterior import Posterior, Prediction, prediction
 from oneprior.schedules import Schedule
-from oneprior.times import Time, align, check_axes
+from oneprior.times import Time, align, aligned, check_axes
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Denoiser(nn.Module, ABC):
 
         x0, noise (B, *); t > 0 a float or (B,). Integrated over lam it is -log p(x_0) up to a constant free of cond.
         """
-        a, b, s = (None if c is None else align(c, x0) for c in self.schedule.at(t))
+        a, b, s = aligned(self.schedule.at(t), x0)
         x = a * x0 + s * noise
         if b is not None:
             x = x + b * cond["y"]
@@ -94,7 +94,7 @@ class Wrapper(Denoiser):
         """This wrapper with its settings around another denoiser; overridden where there are settings to carry."""
         twin = object.__new__(type(self))
         nn.Module.__init__(twin)
-        twin.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_modules",)})
+        vars(twin).update({k: v for k, v in self.__dict__.items() if k not in ("_modules",)})
         twin._modules = {**self._modules, "inner": inner}
         return twin
 

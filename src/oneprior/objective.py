@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from oneprior.denoiser import NetworkDenoiser
-from oneprior.times import Time, TimeLaw, Uniform, align
+from oneprior.times import Time, TimeLaw, Uniform, align, aligned
 
 
 class Weight(ABC):
@@ -84,7 +84,7 @@ class Objective(nn.Module):
 
     def forward(self, den: NetworkDenoiser, x0: Tensor, t: Time, noise: Tensor, **cond: Any) -> Tensor:
         schedule, y = den.schedule, cond.get("y")
-        a, b, s = (None if c is None else align(c, x0) for c in schedule.at(t))
+        a, b, s = aligned(schedule.at(t), x0)
         x = a * x0 + s * schedule.color(noise)
         row = den.prediction.row(schedule, t)
         target = align(row.u, x0) * x0 + align(row.w, x0) * schedule.color(noise)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from oneprior.schedules import Schedule
-from oneprior.times import Time, align
+from oneprior.times import Time, aligned
 
 
 class Linear(NamedTuple):
@@ -138,10 +138,9 @@ class Posterior:
         self._schedule, self._t = schedule, t
 
     @property
-    def coefs(self) -> tuple[Any, Any, Any]:
+    def coefs(self) -> tuple[Any, ...]:
         """(a, b | None, s) of the schedule, aligned to x_t."""
-        a, b, s = self._schedule.at(self._t)
-        return align(a, self.x_t), None if b is None else align(b, self.x_t), align(s, self.x_t)
+        return aligned(self._schedule.at(self._t), self.x_t)
 
     @property
     def eps(self) -> Tensor:
@@ -158,7 +157,7 @@ class Posterior:
     @property
     def velocity(self) -> Tensor:
         """dx/dt of the probability-flow ODE, towards noise."""
-        da, db, ds = (None if d is None else align(d, self.x_t) for d in self._schedule.slope(self._t))
+        da, db, ds = aligned(self._schedule.slope(self._t), self.x_t)
         v = da * self.mean + ds * self.eps
         return v if db is None or self.y is None else v + db * self.y
 

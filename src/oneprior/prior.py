@@ -80,8 +80,9 @@ class Prior:
         return self
 
     def save(self, folder: str | Path, *, force: bool = False, dtype: torch.dtype | None = None) -> Path:
-        """Write to a folder that `oneprior.load` reads; see `storage.save`."""
-        return storage.save(self, folder, force=force, dtype=dtype)
+        """Write to a folder that `oneprior.load` reads; see `storage.write`."""
+        parts = storage.Parts(self.den, self.codec, self.conditions, self.facts)
+        return storage.write(folder, parts, self._preview(), force=force, dtype=dtype)
 
     # ---- verbs -------------------------------------------------------------------------------------------------
 
@@ -228,14 +229,7 @@ class Prior:
         return Result(self._decode(m, clip), seeds, {**said, **settings}, run.nfe, run.seconds)
 
     def likelihood(
-        self,
-        x: Any,
-        *,
-        seed: int = 0,
-        steps: int = 24,
-        probes: int | None = None,
-        dequantise: bool = True,
-        **cond: Any,
+        self, x: Any, *, seed: int = 0, steps: int = 24, probes: int | None = None, dequantise: bool = True, **cond: Any
     ) -> Likelihood:
         """log p(x) in nats along the probability-flow ODE, as a density in the user's units; bits per dimension too.
 
@@ -309,6 +303,19 @@ class Prior:
             if isinstance(label := self.conditions[name], Label):
                 cond[name] = [i % len(label.names) for i in range(20)]
         return grid(self.sample(20, seeds=range(20), **cond).x, 10)
+
+
+def load(name: str | Path, *, device: str | torch.device = "cpu") -> Prior:
+    """A prior from a folder (of a prior, or of a run), or a shipped one by its name.
+
+    Example:
+        >>> prior = oneprior.load("digits")
+
+    Raises:
+        FileNotFoundError: when there is no such folder or name, or a file of it is missing.
+        ValueError: when a file is damaged, of another format, or a pickle.
+    """
+    return Prior(*storage.read(name, device=device))
 
 
 class _Run:

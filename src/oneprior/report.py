@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from oneprior.training.files import write_text
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-COLUMNS = ("use", "metric", "value", "baseline", "null", "verdict")
+COLUMNS = ("use", "metric", "value", "baseline", "null", "bar", "verdict")
 INK = "#010203"  # a colour that nobody uses: in a drawing it stands for that of the text
 
 STYLE = """
@@ -27,7 +29,8 @@ color-scheme:light dark}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--soft:#9aa4af;--line:#2f353d;--paper:#14171b;--panel:#1c2026;
 --good:#4cc38a;--bad:#ff8a80;--bar:#7aa2f7}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+body{margin:0;background:var(--paper);color:var(--ink);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:60rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}
 h1{font-size:1.9rem;line-height:1.2;margin:0 0 .5rem;letter-spacing:-.01em}
 h2{font-size:1.15rem;margin:2.75rem 0 .75rem}
@@ -49,7 +52,8 @@ figure img.smooth{image-rendering:auto}
 figure svg{display:block;width:100%;height:auto;color:var(--ink)}
 figcaption{margin-top:.6rem;font-size:.92rem;color:var(--soft)}
 figcaption b{color:var(--ink)}
-.bars{display:grid;grid-template-columns:max-content 1fr max-content;gap:.35rem .8rem;align-items:center;font-size:.92rem}
+.bars{display:grid;grid-template-columns:max-content 1fr max-content;gap:.35rem .8rem;align-items:center;
+font-size:.92rem}
 .bars i{display:block;height:.55rem;background:var(--bar);border-radius:.3rem;min-width:2px}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1rem;margin:0;font-size:.92rem}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
@@ -77,10 +81,10 @@ def write_report(
 ) -> Path:
     """Write a page, whole or not at all.
 
-    rows: {"use", "metric", "value", "stderr", "baseline", "null", "verdict"}, absent ones left blank; numbers, texts,
-    or for baselines {name: number}; a verdict is a bool or a text. pictures: (heading, picture, caption), a picture
-    being a PIL image, PNG bytes, an SVG text (see `curve`) or the path of a PNG. seconds: by use, drawn as bars.
-    notes: paragraphs. prior_card: facts by name. All texts are escaped.
+    rows: {"use", "metric", "value", "stderr", "baseline", "null", "bar", "verdict"}, absent ones left blank: numbers,
+    texts, or for baselines {name: number}; a verdict is a bool or a text. pictures: (heading, picture, caption), a
+    picture being a PIL image, PNG bytes, an SVG text (see `curve`) or the path of a PNG. seconds: by use, drawn as
+    bars. notes: paragraphs. prior_card: facts by name. All texts are escaped.
     """
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(lead)}</p>' if lead else ""]
     if rows:
@@ -114,24 +118,34 @@ def curve(
     """Lines over x as an SVG for a report: its ink is that of the page, so it is readable in light and dark."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, FuncFormatter
 
     names = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
-    style = {**dict.fromkeys(names, INK), "svg.fonttype": "none", "font.size": 10, "svg.hashsalt": f"{ylabel}{len(x)}"}
+    style: dict[Any, Any] = {
+        **dict.fromkeys(names, INK),
+        "svg.fonttype": "none",
+        "font.size": 11,
+        "svg.hashsalt": f"{ylabel}{len(x)}",
+    }
     with rc_context(style):
         figure = Figure(figsize=(6, 3.2), layout="constrained")
         axes = figure.add_subplot()
         for color, (name, y) in zip(("#3b6fd4", "#d97706", "#0b9a6d", "#a855f7"), lines.items(), strict=False):
             axes.plot(x, y, color=color, label=name, linewidth=1.6)
         axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if log:
             axes.set_yscale("log")
+            for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                which(FuncFormatter(lambda v, _: f"{v:g}"))
         axes.spines[["top", "right"]].set_visible(False)
         if len(lines) > 1:
             axes.legend(frameon=False)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     svg = out.getvalue()
-    return svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    return svg.replace(INK, "currentColor")
 
 
 def duration(seconds: float) -> str:
@@ -152,12 +166,20 @@ def number(value: Any) -> str:
     return f"{value:.4g}"
 
 
+def with_error(value: Any, error: float | None) -> tuple[str, str]:
+    """A figure and its standard error: the error with two digits, the value with as many decimals."""
+    if error is None or not isinstance(value, float | int) or not 0 < error < float("inf"):
+        return words(value), "" if error is None else number(error)
+    places = max(0, 1 - floor(log10(error)))
+    return f"{value:,.{places}f}", f"{error:,.{places}f}"
+
+
 def words(value: Any) -> str:
     """A value for people: numbers by `number`, a mapping as "name value, name value"."""
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {words(v)}" for k, v in value.items() if v is not None)
     if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
+        return ", ".join(map(words, value))
     return number(value)
 
 
@@ -175,10 +197,9 @@ def _cell(column: str, row: Mapping[str, Any]) -> str:
         fails = value is False or str(value).lower() in ("no", "fails")
         word = ("yes" if value else "no") if isinstance(value, bool) else str(value)
         return f'<td class="{"yes" if holds else "no" if fails else ""}">{escape(word)}</td>'
-    text = escape(words(value))
-    if column == "value" and row.get("stderr") is not None:
-        text += f" <small>&plusmn; {escape(number(row['stderr']))}</small>"
-    named = f' data-is="{column}"' if column in ("baseline", "null") and text else ""
+    text, error = with_error(value, row.get("stderr") if column == "value" else None)
+    text = escape(text) + (f" <small>&plusmn; {escape(error)}</small>" if error else "")
+    named = f' data-is="{column}"' if column in ("baseline", "null", "bar") and text else ""
     return f'<td class="{column}"{named}>{text}</td>'
 
 

@@ -10,19 +10,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 
 from oneprior import anchored, noise, posterior, schedules
+from oneprior.codecs import Codec
 from oneprior.codecs import from_dict as codec_from_dict
 from oneprior.conditions import Conditions
 from oneprior.denoiser import Denoiser, Facts, NetworkDenoiser
 from oneprior.nets import build, config_from_dict, to_dict
 from oneprior.training.files import atomic_folder, digest, load_tensors, save_tensors, settle, write_json, write_text
-
-if TYPE_CHECKING:
-    from oneprior.prior import Prior
 
 FORMAT = 1
 SHIPPED = Path(__file__).parent / "shipped"
@@ -52,7 +51,23 @@ def unpack(data: Any) -> Any:
     return _KNOWN[data["type"]](**{k: unpack(v) for k, v in data.items() if k != "type"})
 
 
-def save(prior: Prior, folder: str | Path, *, force: bool = False, dtype: torch.dtype | None = None) -> Path:
+class Parts(NamedTuple):
+    """What a prior is made of. facts: what JSON can hold."""
+
+    den: Denoiser
+    codec: Codec
+    conditions: Conditions
+    facts: Mapping[str, Any]
+
+
+def write(
+    folder: str | Path,
+    parts: Parts,
+    samples: Image.Image | None = None,
+    *,
+    force: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Path:
     """Write a prior to a folder, whole or not at all.
 
     dtype: of the stored weights (torch.float16 halves the file); as they are without. force: replace what is there.
@@ -61,12 +76,11 @@ def save(prior: Prior, folder: str | Path, *, force: bool = False, dtype: torch.
         FileExistsError: when the folder holds something and `force` is not given.
         TypeError: for a denoiser that is not a network of ours (save what it wraps).
     """
-    folder, den = Path(folder), prior.den
+    folder, den = Path(folder), parts.den
     if not isinstance(den, NetworkDenoiser) or not hasattr(den.net, "config") or den.time is not None:
         raise TypeError(f"only a NetworkDenoiser around one of oneprior.nets is saved; this is {type(den).__name__}")
     if folder.exists() and not force and (folder.is_file() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: give another folder, or force=True to replace it")
-    samples = prior._preview()
     with atomic_folder(folder) as aside:
         weights = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in den.net.state_dict().items()}
         save_tensors(aside / "model.safetensors", weights)
@@ -78,30 +92,25 @@ def save(prior: Prior, folder: str | Path, *, force: bool = False, dtype: torch.
             "variance": den.variance,
             "time_axes": den.facts.time_axes,
             "t_range": list(den.facts.t_range),
-            "codec": prior.codec.config(),
-            "conditions": prior.conditions.to_dict(),
-            "facts": dict(prior.facts),
+            "codec": parts.codec.config(),
+            "conditions": parts.conditions.to_dict(),
+            "facts": dict(parts.facts),
             "sha256": digest(aside / "model.safetensors"),
         }
         write_json(aside / "config.json", config)
-        write_text(aside / "README.md", _card(prior))
+        write_text(aside / "README.md", _card(parts))
         if samples is not None:
             samples.save(aside / "samples.png")
     return folder
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu") -> Prior:
-    """A prior from a folder, or a shipped one by its name.
-
-    Example:
-        >>> prior = oneprior.load("digits")
+def read(name: str | Path, *, device: str | torch.device = "cpu") -> Parts:
+    """The parts of a prior, from a folder or from a shipped one's name.
 
     Raises:
         FileNotFoundError: when there is no such folder or name, or a file of it is missing.
         ValueError: when a file is damaged, of another format, or a pickle.
     """
-    from oneprior.prior import Prior
-
     folder = find(name)
     config = _config(folder)
     weights = folder / "model.safetensors"
@@ -121,7 +130,7 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Prior:
             facts=facts,
             variance=config["variance"],
         )
-        return Prior(den.to(device), codec_from_dict(config["codec"]), conditions, config["facts"])
+        return Parts(den.to(device), codec_from_dict(config["codec"]), conditions, config["facts"])
     except (KeyError, RuntimeError, TypeError) as e:
         raise ValueError(f"{folder} does not hold a whole prior: config.json and the weights disagree ({e})") from e
 
@@ -165,10 +174,9 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _card(prior: Prior) -> str:
-    facts = prior.facts
-    data = facts.get("data") or {}
-    shape = "x".join(map(str, prior.shape))
+def _card(parts: Parts) -> str:
+    facts, data = parts.facts, parts.facts.get("data") or {}
+    shape = "x".join(map(str, facts["shape"]))
     return f"""---
 library_name: oneprior
 tags: [diffusion, prior, oneprior]
@@ -185,6 +193,6 @@ prior.sample(16).grid()
 ```
 
 - data: {data.get("count", "?")} samples; licence: {data.get("licence", "not stated")}
-- conditions: {", ".join(prior.conditions) or "none"}
+- conditions: {", ".join(parts.conditions) or "none"}
 - training: {json.dumps(facts.get("training", {}))}
 """

@@ -9,6 +9,7 @@ distribution training draws t.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,11 @@ def align(t: Any, x: Any) -> Any:
     if t.dtype is not x.dtype and t.is_floating_point() and x.is_floating_point():
         t = t.to(x.dtype)  # a float64 coefficient must not turn a float32 sample into a float64 one
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def aligned(coefs: Iterable[Any], x: Tensor) -> tuple[Any, ...]:
+    """`align` of each coefficient of a schedule; None (no anchor) stays None."""
+    return tuple(None if c is None else align(c, x) for c in coefs)
 
 
 def _parts(v: Any) -> str:

@@ -37,18 +37,18 @@ def careless(seed: int, stream: str, k: np.ndarray, shape: tuple[int, ...] = ())
 
 
 class Doom(NamedTuple):
-    """When a process signals itself: `delay` seconds after its own `count`-th step, or system call of a save."""
+    """When a process signals itself: `delay` seconds after its own `nth` step, or system call of a save."""
 
     what: str
-    count: int
+    nth: int
     delay: float = 0.0
     number: signal.Signals = signal.SIGKILL
     rank: int = 0
 
     def strike(self, seen: int) -> None:
-        if seen == self.count and self.delay:
+        if seen == self.nth and self.delay:
             threading.Timer(self.delay, os.kill, (os.getpid(), self.number)).start()
-        elif seen == self.count:
+        elif seen == self.nth:
             os.kill(os.getpid(), self.number)
 
 

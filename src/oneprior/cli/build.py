@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
-
-import torch
 
 from oneprior import __version__, schedules
 from oneprior.cli.inputs import open_skipping
@@ -94,12 +91,9 @@ def read(job: TrainJob, screen: Screen) -> Source:
     """The data to train on, in memory where it fits."""
     if not job.data:
         raise ValueError("which data? oneprior train DATA: a folder, a file or a name such as digits")
-    how: Mapping[str, Any] = {
-        "size": job.size,
-        "channels": job.channels,
-        "labels": False if job.unconditional else None,
-    }
-    how = {k: v for k, v in how.items() if v is not None and (k != "labels" or _is_folder(job.data))}
+    how: dict[str, Any] = {"size": job.size, "channels": job.channels}
+    if job.unconditional and _is_folder(job.data):
+        how["labels"] = False
     source = open_skipping(job.data, screen, job.skip_bad, split=job.split, **how)
     facts = source.facts
     kept = "all" if job.split == "all" else "the training part; the held-out one is left for `evaluate`"
@@ -107,7 +101,7 @@ def read(job: TrainJob, screen: Screen) -> Source:
     screen.note(f"{facts.name}: {len(source):,} samples ({kept}), {' x '.join(map(str, facts.shape))}, {classes}")
     if len(facts.shape) == 3 and _is_folder(job.data):
         screen.note(
-            "pictures: turned by EXIF, transparent parts on white, cut to the middle and resized where sizes differ"
+            "pictures: turned as EXIF says, transparent parts on white, cut to the middle and resized to one size"
         )
     size = prod(facts.shape) * len(source) * (1 if facts.levels and facts.levels <= 256 else 4)
     return in_memory(source) if size <= MEMORY else source
@@ -118,10 +112,11 @@ def denoiser(job: TrainJob, shape: tuple[int, ...], conditions: Conditions) -> N
     fields: dict[str, Any] = {**conditions.fields, "dropout": job.dropout}
     if job.variance:
         fields["out_channels"] = 2 * shape[0]
-    config = CONFIGS[job.net].sized(shape, job.net_size, **fields)  # type: ignore[attr-defined]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(job.train.seed)
-        net = build(config)
+    kind: Any = CONFIGS[job.net]
+    if len(shape) not in kind.ranks:
+        raise ValueError(f"--net {job.net} takes no samples of shape {shape}; leave --net out, or say mlp")
+    config = kind.sized(shape, job.net_size, **fields)
+    net = build(config, job.train.seed)
     schedule = SCHEDULES[job.schedule]()
     blind = job.prediction in ("eps", "score") and schedule.at(1.0)[0] == 0.0  # says nothing of x_0 where alpha = 0
     facts = Facts(t_range=(0.0, 0.999 if blind else 1.0), null=conditions.null)

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from oneprior.cli.options import Common
+from oneprior.cli.settings import Common
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DemoSettings(Common):
     toy: bool = False
     """the same on points in the plane, in seconds, with exact scores beside the learned ones"""
@@ -19,8 +19,6 @@ class DemoSettings(Common):
     """start anew where a run already is"""
     quick: bool = False
     """a short look: less training, fewer samples, no figure worth quoting"""
-    minutes: float = 2.0
-    """training time at most"""
     device: str = "auto"
     """auto, cpu, cuda, mps ..."""
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from oneprior.cli.options import Common
+from oneprior.cli.settings import Common
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InfoSettings(Common):
     prior: Positional[str] = ""
     """a prior's folder, a run's folder, or the name of a shipped one"""

@@ -1,40 +1,35 @@
-"""What the commands take in and leave behind: a prior on a device, pictures, conditions, folders. Imports torch."""
+"""What the commands take in: a prior on a device, pictures and data, values of conditions. Imports torch."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from oneprior import storage
 from oneprior.cli.screen import Screen
 from oneprior.codecs import Pixels
 from oneprior.conditions import Label
 from oneprior.data import DataFacts, Source, UnreadableImages, open_source
 from oneprior.data.folder import SUFFIXES, ImageFolder, _images, _look
 from oneprior.data.resolve import NAMES
-from oneprior.prior import Prior
-from oneprior.results import grid, png
+from oneprior.prior import Prior, load
 from oneprior.training.engine import pick_device
-from oneprior.training.files import write_bytes
 
 
 def open_prior(name: str, device: str) -> Prior:
     """A prior on a device.
 
     Raises:
-        ValueError: for a device that is not there, and what `storage.load` raises.
+        ValueError: for a device that is not there, and what `oneprior.load` raises.
     """
-    prior = storage.load(name)
-    where = pick_device(device)
+    prior = load(name)
     try:
-        return prior.to(where)
+        return prior.to(pick_device(device))
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise ValueError(f"--device {device} cannot be used here: {str(e).splitlines()[0]}") from e
 
@@ -73,49 +68,57 @@ def read(
     """
     if not specs:
         raise ValueError("which pictures? give files, a folder, or a data set")
-    shape = exact or prior.shape
-    paths = [Path(s) for s in specs]
-    if len(specs) == 1 and (specs[0] in NAMES or paths[0].suffix.lower() not in SUFFIXES) and exact is None:
-        source = open_data(prior, specs[0], screen, split, skip_bad)
-        names = [str(f) for f in source.files] if isinstance(source, ImageFolder) else _numbered(source)
-        return _inputs(prior, source, names, most)
-    files = [f for p in paths for f in (_images(p) if p.is_dir() else [p])]
+    if most is not None and most < 1:
+        raise ValueError(f"--n {most}: at least one was expected")
+    single = len(specs) == 1 and Path(specs[0]).suffix.lower() not in SUFFIXES
+    if exact is None and single and not (Path(specs[0]) / "result.json").exists():
+        return _data(prior, specs[0], screen, split, most, skip_bad)
+    files = [f for s in specs for f in (_pictures(Path(s)) if Path(s).is_dir() else [Path(s)])][:most]
     if not files:
         raise FileNotFoundError(f"no pictures in {', '.join(specs)}; expected {', '.join(sorted(SUFFIXES))}")
-    bad, good = {}, []
-    for file in files[:most]:
-        look = _look(file) if file.is_file() else "no such file"
-        if isinstance(look, str):
-            bad[file] = look
-        elif exact is not None and look.size != shape[1:]:
-            (h, w), (H, W) = look.size, shape[1:]
-            raise ValueError(
-                f"{file} is {h} x {w}; a measurement of this prior by this operator is {H} x {W}: give it at that size"
-            )
-        else:
-            good.append((file, look))
+    shape = exact or prior.shape
+    if len(shape) != 3:
+        raise ValueError(f"this prior's samples have shape {shape}: give an array file (.npy), not pictures")
+    looks = {file: _look(file) if file.is_file() else "no such file" for file in files}
+    bad = {file: look for file, look in looks.items() if isinstance(look, str)}
+    good = {file: look for file, look in looks.items() if not isinstance(look, str)}
     if bad and not (skip_bad and good):
         listed = "".join(f"\n  {path}: {why}" for path, why in list(bad.items())[:10])
         raise ValueError(f"{len(bad)} of {len(files)} pictures cannot be read (--skip-bad leaves them out):{listed}")
     if bad:
         screen.note(f"{len(bad)} of {len(files)} pictures left out, unreadable: {', '.join(map(str, list(bad)[:5]))}")
-    if len(shape) != 3:
-        raise ValueError(f"this prior's samples have shape {shape}: give an array file (.npy), not pictures")
-    if resized := sum(look.size != shape[1:] for _, look in good):
-        screen.note(f"{resized} of {len(good)} pictures cut to the middle and resized to {shape[1]} x {shape[2]}")
-    levels = 256 if all(look.bits == 8 for _, look in good) else None
+    if other := [file for file, look in good.items() if look.size != shape[1:]]:
+        h, w = good[other[0]].size
+        if exact is not None:
+            raise ValueError(
+                f"{other[0]} is {h} x {w}; what this operator leaves of a picture is {shape[1]} x {shape[2]}"
+            )
+        screen.note(f"{len(other)} of {len(good)} pictures cut to the middle and resized to {shape[1]} x {shape[2]}")
+    levels = 256 if all(look.bits == 8 for look in good.values()) else None
     facts = DataFacts(shape, None, levels, "files", "unknown", len(good))
-    return Inputs(ImageFolder(facts, tuple(f for f, _ in good), None), [str(f) for f, _ in good])
+    return Inputs(ImageFolder(facts, tuple(good), None), [str(f) for f in good])
 
 
-def open_data(prior: Prior, spec: str, screen: Screen, split: str, skip_bad: bool) -> Source:
-    """A data set in the prior's shape."""
-    as_pictures = Path(spec).is_dir() and len(prior.shape) == 3 and spec not in NAMES
+def _pictures(folder: Path) -> list[Path]:
+    """Pictures in a folder; of one that a command wrote, the results without contact sheets, spreads and draws."""
+    ours = (folder / "result.json").exists()
+    return [f for f in _images(folder) if not (ours and re.search(r"^(grid|sheet)$|-std$|-draw-\d+$", f.stem))]
+
+
+def _data(prior: Prior, spec: str, screen: Screen, split: str, most: int | None, skip_bad: bool) -> Inputs:
+    as_pictures = spec not in NAMES and Path(spec).is_dir() and len(prior.shape) == 3
     how: dict[str, Any] = {"size": prior.shape[1:], "channels": prior.shape[0]} if as_pictures else {}
     source = open_skipping(spec, screen, skip_bad, split=split, **how)
-    if source.facts.shape != prior.shape:
-        raise ValueError(f"{spec} has samples of shape {source.facts.shape}; this prior's have {prior.shape}")
-    return source
+    facts = source.facts
+    if facts.shape != prior.shape:
+        raise ValueError(f"{spec} has samples of shape {facts.shape}; this prior's have {prior.shape}")
+    files = source.files if isinstance(source, ImageFolder) else [f"{facts.name}-{i:06d}" for i in range(len(source))]
+    given = Inputs(source, [str(f) for f in files[:most]])
+    known = label_of(prior)
+    if known is None or facts.classes is None or not set(facts.classes) <= set(known.names):
+        return given
+    place = torch.tensor([known.names.index(c) for c in facts.classes])
+    return Inputs(source, given.names, place[torch.cat([source.batch(p)["label"] for p in given.parts(512)])])
 
 
 def open_skipping(spec: str, screen: Screen, skip_bad: bool, **how: Any) -> Source:
@@ -125,24 +128,10 @@ def open_skipping(spec: str, screen: Screen, skip_bad: bool, **how: Any) -> Sour
     except UnreadableImages as e:
         if not skip_bad or len(e.files) == e.count:
             raise
-        named = ", ".join(str(f) for f in list(e.files)[:5])
-        screen.note(f"{len(e.files)} of {e.count} pictures left out, unreadable: {named}")
+        screen.note(
+            f"{len(e.files)} of {e.count} pictures left out, unreadable: {', '.join(map(str, list(e.files)[:5]))}"
+        )
         return open_source(spec, skip_bad=True, **how)
-
-
-def _numbered(source: Source) -> list[str]:
-    return [f"{source.facts.name}-{i:06d}" for i in range(len(source))]
-
-
-def _inputs(prior: Prior, source: Source, names: list[str], most: int | None) -> Inputs:
-    names = names[:most]
-    known = label_of(prior)
-    classes = source.facts.classes
-    if known is None or classes is None or not set(classes) <= set(known.names):
-        return Inputs(source, names)
-    place = torch.tensor([known.names.index(c) for c in classes])
-    labels = [source.batch(part)["label"] for part in Inputs(source, names).parts(512)]
-    return Inputs(source, names, place[torch.cat(labels)])
 
 
 def on_levels(prior: Prior, x: Tensor) -> Tensor:
@@ -155,17 +144,17 @@ def label_of(prior: Prior) -> Label | None:
     return next((c for c in prior.conditions.values() if isinstance(c, Label)), None)
 
 
-def condition(prior: Prior, name: str, text: str | None) -> Any:
+def condition(prior: Prior, name: str, text: str) -> Any:
     """The value of a condition from a flag: a class name or number, numbers for a vector, "none" for the null."""
-    if text is None or text.lower() == "none":
-        return None
     kind = prior.conditions.get(name)
+    if text.lower() == "none":
+        return None
     if isinstance(kind, Label):
         return int(text) if text not in kind.names and text.isdecimal() else text
     try:
         numbers = [float(v) for v in text.split(",")]
     except ValueError:
-        raise ValueError(f"--cond {name}={text}: numbers, separated by commas, were expected") from None
+        return text  # refused by the condition, in its own words
     return numbers if len(numbers) > 1 else numbers[0]
 
 
@@ -186,72 +175,20 @@ def conditions(prior: Prior, label: str | None, cond: Sequence[str], seeds: Sequ
     return out
 
 
-def target(prior: Prior, text: str | None) -> Any:
-    """The value for `Prior.edit`: "7", or "label=7,other=..." as a dict."""
+def part_of(cond: dict[str, Any], index: Sequence[int], count: int) -> dict[str, Any]:
+    """The share of a batch in conditions of `count` samples, where they are given one a sample."""
+    return {k: [v[i] for i in index] if isinstance(v, list) and len(v) == count else v for k, v in cond.items()}
+
+
+def target(prior: Prior, text: str | None) -> dict[str, Any]:
+    """What `Prior.edit` takes, from "7" or "label=7"."""
     if text is None:
-        return None
+        return {}
     name, equals, value = text.partition("=")
-    if equals:
-        return {name: condition(prior, name, value)}
-    if len(prior.conditions) != 1:
-        raise ValueError(
-            f"which condition is '{text}'? NAME=VALUE was expected, NAME one of {list(prior.conditions) or 'none'}"
-        )
-    return condition(prior, next(iter(prior.conditions)), text)
-
-
-def part(cond: dict[str, Any], index: range) -> dict[str, Any]:
-    """The share of a batch in conditions given one a sample."""
-    return {k: [v[i] for i in index] if isinstance(v, list) and len(v) > 1 else v for k, v in cond.items()}
-
-
-def fresh(out: Path | None, kind: str) -> Path:
-    """The folder to write to: as given, or the first of runs/KIND, runs/KIND-2, ... that is not there."""
-    if out is not None:
-        if out.is_file():
-            raise NotADirectoryError(f"--out {out} is a file; a folder was expected")
-        return out
-    names = (Path("runs") / (kind if i == 1 else f"{kind}-{i}") for i in range(1, 10**6))
-    return next(p for p in names if not p.exists())
-
-
-def free(paths: Sequence[Path], force: bool) -> None:
-    """Refuse to write over files."""
-    if not force and (there := [p for p in paths if p.exists()]):
-        raise FileExistsError(
-            f"{there[0]}{f' and {len(there) - 1} more' if len(there) > 1 else ''} would be written over: "
-            "give another --out, or --force"
-        )
-
-
-def stems(names: Sequence[str]) -> list[str]:
-    """File names without folder and ending; where two agree, with their number."""
-    plain = [Path(n).stem for n in names]
-    return [s if plain.count(s) == 1 else f"{s}-{i:04d}" for i, s in enumerate(plain)]
-
-
-def write_picture(path: Path, image: Image.Image) -> None:
-    write_bytes(path, png(image))
-
-
-def read_picture(path: Path, channels: int) -> Tensor:
-    """A PNG of ours as (C, H, W) in [0, 1]."""
-    with Image.open(io.BytesIO(path.read_bytes())) as image:
-        a = torch.tensor(list(image.convert("L" if channels == 1 else "RGB").tobytes()), dtype=torch.float32) / 255
-        return a.reshape(image.height, image.width, channels).movedim(2, 0)
-
-
-def sheet(rows: Sequence[Tensor], side: int = 64) -> Image.Image:
-    """Rows of pictures under one another, column i about picture i; each (N, C, H, W), all enlarged to one size."""
-    size = max(max(r.shape[-2:]) for r in rows)
-    full = [torch.nn.functional.interpolate(r.float().cpu(), size=_scaled(r, size), mode="nearest") for r in rows]
-    return grid(torch.cat(full), len(rows[0]), side)
-
-
-def _scaled(x: Tensor, size: int) -> tuple[int, int]:
-    k = size / max(x.shape[-2:])
-    return round(x.shape[-2] * k), round(x.shape[-1] * k)
-
-
-def batches(count: int, size: int) -> Iterator[range]:
-    yield from (range(i, min(i + size, count)) for i in range(0, count, size))
+    if not equals and len(prior.conditions) != 1:
+        known = ", ".join(prior.conditions) or "none: it was trained unconditionally"
+        raise ValueError(f"'{text}' of which condition? NAME=VALUE was expected; this prior has {known}")
+    name, value = (name, value) if equals else (next(iter(prior.conditions)), text)
+    said = {name: condition(prior, name, value)}
+    prior.conditions.encode(1, **said)
+    return said

@@ -7,25 +7,13 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use or bad input, 130 interrupted (what was saved stays)."
 HERE_ONLY = {"config", "debug", "json"}  # about this call, not about the work
-
-
-@dataclass(frozen=True)
-class Common:
-    """What every command takes."""
-
-    config: Path | None = field(default=None, kw_only=True)
-    """settings in YAML, under the names of the flags; flags come on top"""
-    json: bool = field(default=False, kw_only=True)
-    """print the result as JSON, and nothing else, on the standard output"""
-    debug: bool = field(default=False, kw_only=True)
-    """show the traceback of an error"""
 
 
 def parse(module: Any, name: str, argv: Sequence[str]) -> Any:
@@ -41,10 +29,10 @@ def parse(module: Any, name: str, argv: Sequence[str]) -> Any:
     from tyro.conf import PositionalMetavarFromFieldName
 
     cls, args = module.SETTINGS, _nones(argv)
+    about = (module.__doc__ or "").strip().replace("\noneprior ", "\n\noneprior ")  # or it is joined to a paragraph
 
     def read(default: Any) -> Any:
-        text = f"{(module.__doc__ or '').strip()}\n\n{EPILOG}"
-        marks = (PositionalMetavarFromFieldName,)
+        text, marks = f"{about}\n\n{EPILOG}", (PositionalMetavarFromFieldName,)
         return tyro.cli(cls, args=args, prog=f"oneprior {name}", description=text, default=default, config=marks)
 
     file = _value(args, "--config")
@@ -101,8 +89,8 @@ def flat(settings: Any) -> dict[str, Any]:
     return out
 
 
-def seeds_of(text: str | None, n: int | None, default: int) -> list[int]:
-    """Seeds from "0-63", "1,5,9" or "0-3,10", or 0 .. n - 1 without a text.
+def seeds_of(text: str | None, n: int | None, first: int = 0) -> list[int]:
+    """Seeds from "0-63", "1,5,9" or "0-3,10"; without a text n of them (16) from `first` on.
 
     Raises:
         ValueError: for anything else, or a number of seeds that is not n.
@@ -110,15 +98,15 @@ def seeds_of(text: str | None, n: int | None, default: int) -> list[int]:
     if text is None:
         if n is not None and n < 1:
             raise ValueError(f"--n {n}: at least one was expected")
-        return list(range(default if n is None else n))
+        return list(range(first, first + (16 if n is None else n)))
     out: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()):
             raise ValueError(
                 f"--seeds {text}: numbers and ranges such as 0-63 or 1,5,9 were expected; '{part}' is none"
             )
-        out += range(int(first), int(last or first) + 1)
+        out += range(int(low), int(high or low) + 1)
     if not out or len(set(out)) < len(out):
         raise ValueError(f"--seeds {text}: each seed once, and at least one, was expected")
     if n is not None and n != len(out):

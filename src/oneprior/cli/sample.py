@@ -7,20 +7,20 @@ oneprior sample runs/photos --n 16 --label cat --guidance 2 --out cats
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import UseAppendAction
 
-from oneprior.cli.options import Common, seeds_of
+from oneprior.cli.options import seeds_of
+from oneprior.cli.settings import Using, Writing
 
 
-@dataclass(frozen=True)
-class SampleSettings(Common):
-    prior: Positional[str]
-    """a prior's folder, a run's folder, or the name of a shipped one"""
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(Writing, Using):
     n: int | None = None
-    """how many: seeds 0 to n - 1 (16 without --seeds)"""
+    """how many: seeds --seed, --seed + 1, ... (16 without --seeds)"""
     seeds: str | None = None
     """such as 0-63 or 1,5,9"""
     label: str | None = None
@@ -33,14 +33,6 @@ class SampleSettings(Common):
     """auto, ddim, ancestral, 2m, sde2m or heun"""
     guidance: float = 1.0
     """scale of classifier-free guidance; 1 is none"""
-    out: Path | None = None
-    """folder to write to (default: runs/sample, or the next free name)"""
-    force: bool = field(default=False, kw_only=True)
-    """draw anew what is already there"""
-    batch: int = 64
-    """samples at a time"""
-    device: str = "auto"
-    """auto, cpu, cuda, mps ..."""
 
 
 SETTINGS = SampleSettings
@@ -51,59 +43,60 @@ def run(s: SampleSettings, command: list[str]) -> int:
 
     from oneprior.cli import inputs
     from oneprior.cli.screen import Screen
-    from oneprior.results import grid
+    from oneprior.cli.work import fresh, read_picture, write_picture
+    from oneprior.results import Result, grid
     from oneprior.training.files import write_json
 
-    screen = Screen(s.json)
-    seeds = seeds_of(s.seeds, s.n, 16)
+    screen, seeds = Screen(s.json), seeds_of(s.seeds, s.n, s.seed)
     prior = inputs.open_prior(s.prior, s.device)
     cond = inputs.conditions(prior, s.label, s.cond, seeds)
-    out = inputs.fresh(s.out, "sample")
-    how = {"prior": s.prior, "steps": s.steps, "sampler": s.sampler, "guidance": s.guidance}
+    out = fresh(s.out, "sample")
+    how: dict[str, Any] = {"prior": s.prior, "steps": s.steps, "sampler": s.sampler, "guidance": s.guidance}
     how |= {"label": s.label, "cond": list(s.cond)}
-    _agree(out, how, s.force)
-    drawn = lambda **more: prior.sample(steps=s.steps, sampler=s.sampler, guidance=s.guidance, **more)  # noqa: E731
-
-    if len(prior.shape) != 3:
-        inputs.free([out / "samples.npy"], s.force)
-        result = drawn(seeds=seeds, batch=s.batch, **cond)
-        result.save(out)
-        files, todo, nfe, seconds = [out / "samples.npy"], seeds, result.nfe, result.seconds
+    there = _there(out, how, s.force)
+    pictures = len(prior.shape) == 3
+    files = [out / f"{seed:06d}.png" for seed in seeds] if pictures else [out / "samples.npy"]
+    todo = [i for i in range(len(seeds)) if s.force or not pictures or not files[i].exists()]
+    nfe, seconds, drawn = 0, 0.0, []
+    with screen.steps([todo[i : i + s.batch] for i in range(0, len(todo), s.batch)], "drawing", len) as parts:
+        for part in parts:
+            own = inputs.part_of(cond, part, len(seeds))
+            own |= {"steps": s.steps, "sampler": s.sampler, "guidance": s.guidance}
+            result = prior.sample(seeds=[seeds[i] for i in part], **own)
+            nfe, seconds = nfe + result.nfe, seconds + result.seconds
+            if not pictures:
+                drawn.append(result.x.cpu())
+                continue
+            for i, image in zip(part, result.pil(), strict=True):
+                write_picture(files[i], image)
+                if i == todo[0]:  # now it is known that the settings work, and what is in this folder
+                    write_json(out / "result.json", {"settings": how, "seeds": sorted({*there, *seeds})})
+    every = sorted({*there, *seeds}) if pictures else seeds
+    if pictures:
+        shown = [f for seed in every[:256] if (f := out / f"{seed:06d}.png").exists()]
+        write_picture(out / "grid.png", grid(torch.stack([read_picture(f) for f in shown])))
     else:
-        files = [out / f"{seed:06d}.png" for seed in seeds]
-        todo = [i for i, f in enumerate(files) if s.force or not f.exists()]
-        nfe, seconds = 0, 0.0
-        parts = [todo[i : i + s.batch] for i in range(0, len(todo), s.batch)]
-        with screen.steps(parts, "drawing", len) as each:
-            for part in each:
-                own = {
-                    k: [v[i] for i in part] if isinstance(v, list) and len(v) == len(seeds) else v
-                    for k, v in cond.items()
-                }
-                result = drawn(seeds=[seeds[i] for i in part], **own)
-                if not nfe:  # only now is it known that the settings work
-                    out.mkdir(parents=True, exist_ok=True)
-                    write_json(out / "result.json", {"settings": how})
-                for i, image in zip(part, result.pil(), strict=True):
-                    inputs.write_picture(files[i], image)
-                nfe, seconds = nfe + result.nfe, seconds + result.seconds
-        shown = torch.stack([inputs.read_picture(f, prior.shape[0]) for f in files[:256]])
-        inputs.write_picture(out / "grid.png", grid(shown))
-    record = {"settings": how, "seeds": seeds, "nfe": nfe, "seconds": round(seconds, 3)}
-    write_json(out / "result.json", record)
+        Result(torch.cat(drawn), tuple(seeds)).save(out)
+    record = {"settings": how, "nfe": nfe, "seconds": round(seconds, 3)}
+    write_json(out / "result.json", {**record, "seeds": every})
     kept = len(seeds) - len(todo)
     screen.say(f"{len(todo)} samples drawn{f', {kept} kept as they were' if kept else ''}: {out}")
-    screen.result({"command": "sample", "out": str(out), "files": [str(f) for f in files], "kept": kept, **record})
+    screen.result(
+        {"command": "sample", "out": str(out), "files": [str(f) for f in files], "kept": kept, "seeds": seeds, **record}
+    )
     return 0
 
 
-def _agree(out: Path, how: dict, force: bool) -> None:
-    """Samples of other settings in the same folder would be taken for these."""
+def _there(out: Path, how: dict[str, Any], force: bool) -> list[int]:
+    """Seeds drawn into this folder before. Those of other settings would be taken for ours: refused, or removed."""
     try:
-        there = json.loads((out / "result.json").read_text(encoding="utf-8"))["settings"]
+        before = json.loads((out / "result.json").read_text(encoding="utf-8"))
+        settings, seeds = before["settings"], [int(seed) for seed in before["seeds"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return
-    if not force and (other := [f"{k} {there.get(k)!r}, now {v!r}" for k, v in how.items() if there.get(k) != v]):
-        raise FileExistsError(
-            f"{out} holds samples of other settings ({'; '.join(other)}): give another --out, or --force"
-        )
+        return []
+    other = [f"{k} {settings.get(k)!r}, now {v!r}" for k, v in how.items() if settings.get(k) != v]
+    if other and not force:
+        raise FileExistsError(f"{out} holds samples of other settings ({'; '.join(other)}): another --out, or --force")
+    for seed in seeds if other else ():
+        (out / f"{seed:06d}.png").unlink(missing_ok=True)
+    return [] if other else seeds

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from oneprior.report import number, words
+from oneprior.report import with_error
 
 T = TypeVar("T")
 
@@ -40,9 +40,10 @@ class Screen:
         if not rows:
             return
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
-        shown = [k for k in rows[0] if any(r.get(k) is not None for r in rows)]
+        every = dict.fromkeys(k for r in rows for k in r if k != "stderr")  # which stands with its value
+        shown = [k for k in every if any(r.get(k) is not None for r in rows)]
         for k in shown:
-            table.add_column(k, justify="right" if isinstance(rows[0].get(k), float | int) else "left")
+            table.add_column(k, justify="right" if any(isinstance(r.get(k), float) for r in rows) else "left")
         for row in rows[:most]:
             table.add_row(*(cell(row, k) for k in shown))
         self.main.print(table)
@@ -77,8 +78,8 @@ class Screen:
 
 
 def cell(row: Mapping[str, Any], key: str) -> str:
-    text = words(row.get(key))
-    return f"{text} ± {number(row['stderr'])}" if key == "value" and row.get("stderr") is not None else text
+    text, error = with_error(row.get(key), row.get("stderr") if key == "value" else None)
+    return f"{text} ± {error}" if error else text
 
 
 def _finite(value: Any) -> Any:

@@ -17,11 +17,11 @@ from typing import Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from oneprior.cli.options import Common
+from oneprior.cli.settings import Common
 from oneprior.training.settings import TrainSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainJob(Common):
     data: Positional[str] = ""
     """folder, file or name"""
@@ -29,21 +29,21 @@ class TrainJob(Common):
     """name of the run (default: that of the data)"""
     out: Path | None = None
     """folder of the run (default: runs/NAME)"""
-    resume: bool = field(default=False, kw_only=True)
+    resume: bool = False
     """continue a run, with its own settings where no others are given"""
-    force: bool = field(default=False, kw_only=True)
+    force: bool = False
     """start anew where a run already is"""
-    dry_run: bool = field(default=False, kw_only=True)
+    dry_run: bool = False
     """measure a few steps, say what the run will cost, and write nothing"""
     split: Literal["train", "all"] = "train"
-    """train: leave the held-out part for `evaluate` (a fixed fifth, where the data has no split); all: use everything"""
+    """train: leave the held-out part (a fixed fifth where the data has no split) for `evaluate`; all: use everything"""
     size: int | None = None
     """side in pixels to bring pictures to; needed where their sizes differ"""
     channels: Literal[1, 3] | None = None
     """1 grey, 3 colour (default: 3 if any picture has colour)"""
-    skip_bad: bool = field(default=False, kw_only=True)
+    skip_bad: bool = False
     """leave out pictures that cannot be read"""
-    unconditional: bool = field(default=False, kw_only=True)
+    unconditional: bool = False
     """make nothing of the classes"""
     net: Literal["auto", "unet", "dit", "mlp"] = "auto"
     """kind of network (auto: unet for pictures, mlp for vectors)"""
@@ -65,6 +65,7 @@ class TrainJob(Common):
 
 
 SETTINGS = TrainJob
+ABOUT_THIS_CALL = {"config", "json", "debug", "out", "resume", "force", "dry_run"}  # not part of what makes the run
 
 
 def folder_of(job: TrainJob) -> Path:

@@ -68,7 +68,7 @@ class Covariance:
     def full(c: Tensor) -> Covariance:
         """From matrices (k, d, d); eigenvalues that are negative by rounding alone become 0."""
         e, U = torch.linalg.eigh((c + c.mT) / 2)
-        e = torch.where(e > -1e-10 * e[:, -1:].abs(), e.clamp(min=0), e)
+        e = torch.where(e > -1e-6 * e[:, -1:].abs(), e.clamp(min=0), e)  # a covariance estimated in float32 has such
         return Covariance(e.new_zeros(len(e), 1), U, e)
 
     @staticmethod
@@ -109,7 +109,8 @@ class Covariance:
         n = a * a * f + v
         if self.basis is None:
             logdet = n.log().expand(-1, -1, d).sum(-1)
-            return Update(a * f / n * R, f * v / n + torch.zeros_like(R[:1, :1]), _logp((R.square() / n).sum(-1), logdet, d))
+            var = f * v / n + torch.zeros_like(R[:1, :1])
+            return Update(a * f / n * R, var, _logp((R.square() / n).sum(-1), logdet, d))
         nc = a * a * c + v
         z = torch.einsum("bkd,kdr->bkr", R, self.basis)
         shift = torch.einsum("bkr,kdr->bkd", a * c / nc * z, self.basis)
@@ -139,7 +140,8 @@ class Covariance:
             shift = torch.einsum("bke,kde->bkd", z * inverse, CAQ)
             var = (diagonal - (CAQ.square() * inverse[:, None]).sum(-1)).clamp(min=0)
             logdet = torch.where(lost, 0.0, w.log()).sum(-1)
-            parts.append(Update(shift, var.expand(len(chosen), -1, -1), _logp((z.square() * inverse).sum(-1), logdet, d)))
+            logp = _logp((z.square() * inverse).sum(-1), logdet, d)
+            parts.append(Update(shift, var.expand(len(chosen), -1, -1), logp))
             order.append(chosen)
         back = torch.argsort(torch.cat(order))
         return Update(*(torch.cat([part[i] for part in parts])[back] for i in range(3)))

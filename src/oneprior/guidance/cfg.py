@@ -80,8 +80,10 @@ class CFG(Wrapper):
         post = self.inner(torch.cat((x, x)), tt, **double)
         c, u = post.mean.chunk(2)
         scale = align(self.scale, x) if isinstance(self.scale, Tensor) else self.scale
-        # without a graph the unguided half of the doubled call is nobody else's: mix in its memory
-        mean = torch.lerp(u, c, scale) if torch.is_grad_enabled() else u.lerp_(c, scale)
+        # without a graph the unguided half of the doubled call is nobody else's: mix in its memory (a constant mean
+        # comes expanded, and has none)
+        own = not torch.is_grad_enabled() and u.is_contiguous()
+        mean = u.lerp_(c, scale) if own else torch.lerp(u, c, scale)
         if self.rescale:
             dims = tuple(range(1, x.ndim))
             ratio = c.std(dims, keepdim=True) / mean.std(dims, keepdim=True)

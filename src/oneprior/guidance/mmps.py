@@ -25,7 +25,7 @@ from oneprior.posterior import Posterior
 from oneprior.schedules import Schedule
 from oneprior.times import Time, align
 
-ALPHA_MIN = 2.5e-3
+ALPHA_MIN = 0.01
 
 
 class MMPS(Wrapper):
@@ -35,14 +35,15 @@ class MMPS(Wrapper):
     iterations: conjugate-gradient steps at most (the paper takes 1 to 3; an exact answer needs as many as y has
     elements); tol: relative residual at which a sample stops. Conditions pass through to `inner`.
 
-    Where alpha < 2.5e-3 the denoiser is asked at the time at which alpha is that: at alpha = 0 the Jacobian is 0.
+    Where alpha < 0.01 the denoiser is asked at the time at which alpha is that: at alpha = 0 the Jacobian is 0, and
+    before, s^2 / a multiplies whatever errors a trained one has.
     The result is detached: samples are not differentiated through the solve.
 
     Example:
         >>> x = sample(MMPS(den, Measurement(y, Mask(mask), 0.1)), y.shape, steps=50)
     """
 
-    def __init__(self, inner: Denoiser, measurement: Measurement, *, iterations: int = 5, tol: float = 1e-4) -> None:
+    def __init__(self, inner: Denoiser, measurement: Measurement, *, iterations: int = 5, tol: float = 1e-3) -> None:
         if iterations < 1:
             raise ValueError(f"iterations = {iterations}: at least one step of conjugate gradients was expected")
         super().__init__(inner, density=False)
@@ -75,7 +76,10 @@ class MMPS(Wrapper):
 def _like(measurement: Measurement, x: Tensor) -> tuple[Tensor, float | Tensor]:
     y, R = measurement.y.to(x), measurement.variance
     if len(y) not in (1, len(x)):
-        raise ValueError(f"a measurement of {len(y)} samples for a batch of {len(x)}: see Measurement.repeat")
+        raise ValueError(
+            f"a measurement of {len(y)} samples for a batch of {len(x)}: Measurement.repeat(n) makes n draws of each, "
+            "and guidance that doubles the batch goes inside, MMPS(CFG(den, scale), measurement)"
+        )
     return y, R.to(x) if isinstance(R, Tensor) else R
 
 

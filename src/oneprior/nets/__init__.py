@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 from oneprior.nets.config import DiTConfig, MLPConfig, NetConfig, UNetConfig, config_from_dict, to_dict
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
 __all__ = ["DiTConfig", "MLPConfig", "NetConfig", "UNetConfig", "build", "config_from_dict", "to_dict"]
 
 
-@overload
-def build(config: UNetConfig) -> UNet: ...
-@overload
-def build(config: DiTConfig) -> DiT: ...
-@overload
-def build(config: MLPConfig) -> MLP: ...
-@overload
-def build(config: NetConfig) -> UNet | DiT | MLP: ...
-def build(config: NetConfig) -> UNet | DiT | MLP:
-    """The network a config describes: an `nn.Module` with `.config`, whose output is zero until it is trained."""
+def build(config: NetConfig, seed: int | None = None) -> UNet | DiT | MLP:
+    """The network a config describes: an `nn.Module` with `.config`, whose output is zero until it is trained.
+
+    seed: makes the initial weights a function of it; the global generator is as before afterwards.
+    """
+    if seed is not None:
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return build(config)
     if isinstance(config, UNetConfig):  # imported here, so that settings stay free of torch
         from oneprior.nets.unet import UNet
 

@@ -18,7 +18,7 @@ from oneprior.sampling import grids
 from oneprior.sampling.solvers import DDIM, Heun, Multistep, Solver
 from oneprior.sampling.walk import Step, walk
 from oneprior.schedules import Schedule
-from oneprior.times import align
+from oneprior.times import align, aligned
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ def sample(
         clamped, along = None, made
         if hold is not None and hold.clamp:
             if made.matrix.shape[1] > 1:
-                raise ValueError("clamp=True pastes into samples of one time; on a path of several tracks hold without clamp")
+                raise ValueError(
+                    "clamp=True is for samples of one time; on a path of several tracks hold without clamp"
+                )
             clamped = _Clamp(hold, _first(den.schedule), noise)
             x = clamped(x, made.matrix[0, 0].item(), 0)
         elif hold is not None:
@@ -111,9 +113,7 @@ def sample(
         x, noise = run(seeds, False)
         if not all(_is_finite(v) for v in (x.values() if isinstance(x, Mapping) else (x,))):
             run(noise.seeds, True)
-            raise FloatingPointError(
-                "the result is not finite, a repeated run was: the denoiser is not deterministic"
-            )
+            raise FloatingPointError("the result is not finite, a repeated run was: the denoiser is not deterministic")
     return x
 
 
@@ -159,7 +159,7 @@ def _start(schedule: Schedule, like: Tensor, path: Path, noise: Noise, key: str,
         _, b, s = schedule.at(t[which].item())
     else:
         tt = t.to(n.device, n.dtype if n.device.type == "mps" else t.dtype)[which.to(n.device)]
-        _, b, s = (None if v is None else align(v, n).to(n.dtype) for v in schedule.at(tt))
+        _, b, s = aligned(schedule.at(tt), n)
     n = n if isinstance(s, float) and s == 1.0 else n * s
     return n if b is None or y is None else n + b * y
 

@@ -45,6 +45,9 @@ def step(
     reuse: the result may take the memory of the x it starts from.
     """
     keep, w, anchor, _, back, _ = row
+    if 0 < len(m) < len(w):  # a history that was cut short: the newest mean takes the weight of the missing
+        newest: Any = sum(w[len(m) :], start=w[0])
+        w = (newest, *w[1 : len(m)])
     start = x if base is None or not back else base
     if type(keep) is float:
         if keep == 0.0:
@@ -141,7 +144,7 @@ class _Part:
                 f = self.spread
                 row = Row(f(row.keep), tuple(f(w) for w in row.w), f(row.anchor), f(row.std), row.back)
             # a denoiser may return its input: a mean that is the very memory of x must survive the step
-            own = self.reuse and row.last and (self._apart() if row.back else not self.m or self.m[0].data_ptr() != self.x.data_ptr())
+            own = self.reuse and row.last and self._spare(self.base if row.back else self.x)
             x, std = step(self.x, self.m, row, self.base, self.y, own), row.std
             if self.variance and stage.call and post.var is not None:
                 std = (std * std + (row.w[0] * row.w[0]) * post.var).sqrt()
@@ -157,9 +160,8 @@ class _Part:
                 self.base = self.x
             self.x = x
 
-    def _apart(self) -> bool:
-        at = self.base.data_ptr()
-        return all(d.data_ptr() != at for d in self.m)
+    def _spare(self, x: Tensor) -> bool:
+        return x.data_ptr() not in [d.data_ptr() for d in self.m]
 
 
 def walk(
@@ -263,7 +265,8 @@ def _finite(out: Step, i: int, count: int) -> None:
             where = f" in part '{k}'" if k else ""
             raise FloatingPointError(
                 f"a non-finite value appeared{where} after network call {i + 1} of {count}, on the way from "
-                f"t = {_say(out.t)} to {_say(out.s)}; look at the denoiser at that time, at the guidance scale, or use smaller steps"
+                f"t = {_say(out.t)} to {_say(out.s)}; look at the denoiser at that time, at the guidance scale, "
+                "or use smaller steps"
             )
 
 

@@ -93,7 +93,7 @@ class Schedule(ABC):
             a, b, s = self.coefs(t)
             return torch.stack([a, s] if b is None else [a, s, b])
 
-        _, d = torch.func.jvp(stacked, (t,), (torch.ones_like(t),))
+        d: Any = torch.func.jvp(stacked, (t,), (torch.ones_like(t),))[1]
         return d[0], d[2] if has_anchor else None, d[1]
 
     def lam(self, t: Any) -> Any:
@@ -129,7 +129,9 @@ class Schedule(ABC):
         adds noise along the forward process (kappa does not enter), for s = t it is (1, 0).
         """
         if not isinstance(t, Tensor) and not isinstance(s, Tensor):
-            rho, std = self.transition(*torch.tensor([t, s], dtype=torch.float64), kappa)
+            rho, std = self.transition(
+                torch.tensor(t, dtype=torch.float64), torch.tensor(s, dtype=torch.float64), kappa
+            )
             return rho.item(), std.item()
         like = t if isinstance(t, Tensor) else s
         t, s = torch.broadcast_tensors(*(v if isinstance(v, Tensor) else like.new_tensor(v) for v in (t, s)))

@@ -51,7 +51,7 @@ class MMPSSettings:
     """network calls a draw (for one-call samplers)"""
     iterations: int = 5
     """steps of conjugate gradients at most in each call"""
-    tol: float = 1e-4
+    tol: float = 1e-3
     """relative residual at which a sample's solve stops"""
     sampler: str = "auto"
     """any name of oneprior.sampling.SAMPLERS"""

@@ -1,0 +1,95 @@
+"""Which operator a flag names, and what a guess without a prior makes of its measurement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from oneprior.noise import normal
+from oneprior.operators import Blur, Mask, Operator, Pool
+
+KNOWN = "mask:random,0.5  mask:half,bottom  mask:box,4,4  pool:2  blur:1.0  blur:box,3  blur:motion,5"
+
+
+def noise_of(text: str) -> float:
+    """A standard deviation: "0.05" or "12/255".
+
+    Raises:
+        ValueError: for anything else, with 12/255 suggested for 12.
+    """
+    top, slash, bottom = text.partition("/")
+    try:
+        value = float(top) / (float(bottom) if slash else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"--noise {text}: a number such as 0.05 or 12/255 was expected") from None
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"--noise {text}: a standard deviation where white is 1 was expected; of levels 0..255 it is {top}/255"
+        )
+    return value
+
+
+def operator_of(spec: str | None, mask: Path | None, shape: tuple[int, ...], seed: int = 0) -> Operator:
+    """The operator that a flag names, for samples of a shape.
+
+    Raises:
+        ValueError: for none or two of them, and for a name or a number that is not known.
+    """
+    if (spec is None) == (mask is None):
+        raise ValueError(f"say what was done to the pictures: --mask FILE, or --operator with one of  {KNOWN}")
+    if mask is not None:
+        return _mask(mask, shape)
+    kind, _, rest = str(spec).partition(":")
+    words = [w.strip() for w in rest.split(",") if w.strip()]
+    numbers = [float(w) for w in words if w.replace(".", "", 1).isdecimal()]
+    names = [w for w in words if not w.replace(".", "", 1).isdecimal()]
+    try:
+        match kind, *names, numbers:
+            case "mask", "random", ([] | [_]) as v:
+                return Mask.random(shape, *(v or [0.5]), seed=seed)
+            case "mask", "half", []:
+                return Mask.half(shape)
+            case "mask", "half", str(side), []:
+                return Mask.half(shape, side)
+            case "mask", "box", [h, w]:
+                return Mask.box(shape, (int(h), int(w)))
+            case "pool", [r] if r >= 1:
+                return Pool(int(r))
+            case "blur", [std] if std > 0:
+                return Blur.gaussian(std)
+            case "blur", ("box" | "motion") as name, [n] if n >= 1:
+                return Blur.box(int(n)) if name == "box" else Blur.motion(int(n))
+    except ValueError as e:
+        raise ValueError(f"--operator {spec}: {e}") from None
+    raise ValueError(f"--operator {spec} is not known; one such as these was expected: {KNOWN}")
+
+
+def _mask(path: Path, shape: tuple[int, ...]) -> Mask:
+    try:
+        with Image.open(path) as image:
+            seen = torch.from_numpy(np.asarray(image.convert("L")) >= 128)
+    except (UnidentifiedImageError, OSError) as e:
+        raise ValueError(f"--mask {path} cannot be read as a picture ({e})") from e
+    if tuple(seen.shape) != shape[1:]:
+        raise ValueError(
+            f"--mask {path} is {seen.shape[0]} x {seen.shape[1]}; pictures here are {shape[1]} x {shape[2]}"
+        )
+    return Mask(seen[None, None])
+
+
+def damaged(operator: Operator, x: Tensor, noise: float, seed: int, index: range) -> Tensor:
+    """A x + noise n; nothing where a mask hides."""
+    y = operator(x)
+    n = torch.from_numpy(normal(seed, "measurement", list(index), tuple(y.shape[1:]))).to(y)
+    return y + noise * (operator(n) if isinstance(operator, Mask) else n)
+
+
+def baseline(operator: Operator, y: Tensor, noise: float) -> Tensor:
+    """The best linear guess that knows of no structure: independent pixels of the mean that was seen, spread 0.3."""
+    ones = torch.ones(operator.domain(tuple(y.shape)))
+    middle = (y.sum() / operator(ones).sum().clamp(min=1e-6)).clamp(0, 1)
+    return operator.prox(middle * ones, y, (0.3 / max(noise, 1e-3)) ** 2).clamp(0, 1)

@@ -1,0 +1,96 @@
+"""What a training run shows of itself: a prior that can be loaded at any moment, previews, and its report."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+from PIL import Image
+
+from oneprior.cli.build import Parts
+from oneprior.cli.inputs import label_of
+from oneprior.cli.options import flat
+from oneprior.cli.train import ABOUT_THIS_CALL
+from oneprior.cli.work import write_picture
+from oneprior.prior import Prior
+from oneprior.report import curve, write_report
+from oneprior.results import grid
+from oneprior.training.run import RunFolder
+from oneprior.training.trainer import Trainer
+
+SAMPLES = 40
+
+
+def averaged(trainer: Trainer) -> Any:
+    return trainer.averages.applied() if trainer.averages.profiles else nullcontext()
+
+
+def prior_of(trainer: Trainer, made: Parts) -> Prior:
+    training = {"samples": trainer.n, "seconds": round(trainer.seconds, 1), "batch": trainer.settings.batch}
+    training |= {k: getattr(made.job, k) for k in ("net_size", "schedule", "prediction", "weight", "law")}
+    training |= {"lr": trainer.settings.lr, "seed": trainer.settings.seed}
+    return Prior(made.den, made.codec, made.conditions, {**made.facts, "training": training})
+
+
+def preview(prior: Prior, run: RunFolder, n: int) -> None:
+    label = label_of(prior)
+    own: dict[str, Any] = {} if label is None else {"label": [i % len(label.names) for i in range(SAMPLES)]}
+    file = run.samples / f"{n:09d}.png"
+    try:
+        if len(prior.shape) == 3 and prior.shape[0] in (1, 3):
+            columns = 10 if label is None else min(10, len(label.names))
+            write_picture(file, grid(prior.sample(SAMPLES, seeds=range(SAMPLES), **own).x, columns))
+        elif prior.shape == (2,):
+            write_picture(file, scatter(prior.sample(1000, seeds=range(1000), clip=False).x))
+    except FloatingPointError:
+        return  # a network that has hardly begun; the trainer watches its gradients itself
+
+
+def scatter(x: Any) -> Image.Image:
+    """Points (N, 2) as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot(aspect="equal")
+    axes.scatter(*x.cpu().T.numpy(), s=4, alpha=0.5, linewidths=0)
+    canvas.draw()
+    return Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
+
+
+def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float]) -> None:
+    lines = [line for line in run.lines() if math.isfinite(line["loss"])]
+    pictures: list[Any] = []
+    grids = sorted(run.samples.glob("*.png"))
+    if grids:
+        said = "One seed a picture, averaged weights, 20 steps."
+        pictures.append((f"Samples after {int(grids[-1].stem):,}", grids[-1], said))
+    if len(grids) > 1:
+        pictures.append((f"The same seeds after {int(grids[0].stem):,}", grids[0], "As training went on: samples/."))
+    if len(lines) > 1:
+        n, loss = [line["n"] for line in lines], [line["loss"] for line in lines]
+        pictures.append(("Loss", curve(n, {"loss": loss}, xlabel="samples seen", ylabel="loss", log=True)))
+    last = lines[-1] if lines else {}
+    rows = [
+        {"use": "train", "metric": "samples seen", "value": trainer.n},
+        {"use": "train", "metric": "loss", "value": last.get("loss")},
+        {"use": "train", "metric": "samples a second", "value": last.get("rate")},
+        {"use": "train", "metric": "steps skipped (gradient not finite)", "value": last.get("skipped", 0)},
+    ]
+    facts = made.source.facts
+    write_report(
+        run.path / "report.html",
+        title=f"{run.path.name}: a diffusion prior of {facts.name}",
+        lead=f"{len(made.source):,} samples of {' x '.join(map(str, facts.shape))}; use it with "
+        f"oneprior sample {run.path}, or oneprior.load('{run.prior}').",
+        rows=rows,
+        pictures=pictures,
+        seconds=spent,
+        notes=[
+            "A loss is comparable between runs with the same schedule, prediction and weight only; "
+            f"oneprior evaluate {run.path} DATA measures what counts."
+        ],
+        prior_card={k: v for k, v in flat(made.job).items() if k not in ABOUT_THIS_CALL and v not in (None, False)},
+    )

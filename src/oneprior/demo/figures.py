@@ -1,0 +1,271 @@
+"""The demo's figures: each use measured on the fixed held-out digits, for several noise seeds, beside its baseline.
+
+A figure is {"use", "metric", "value", "stderr", "baseline", "null"}: the mean over seeds with its standard error, the
+same without a diffusion model, and what real data (or chance) gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oneprior.demo.baselines import Digits, blended, class_gaussian_samples, gaussian_nats, levels, spread, wiener
+from oneprior.metrics import flatten, frechet_distance, null, psnr, train_share, two_sample_accuracy
+from oneprior.noise import normal, uniform
+from oneprior.operators import Mask, Measurement
+from oneprior.prior import Prior
+from oneprior.results import grid
+from oneprior.uses.likelihood import likelihood
+
+NOISE = 0.05  # of the measurements, in units of [0, 1]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    generate: int = 2000
+    images: int = 360
+    restored: int = 60
+    draws: int = 16
+    edits: int = 180
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every figure is measured on."""
+
+    prior: Prior
+    data: Digits
+    extent: Extent
+
+
+Rows = list[dict[str, Any]]
+Pictures = list[tuple[str, Any, str]]
+
+
+def row(
+    use: str, metric: str, values: Sequence[float], baseline: Any, null: Any, bar: str, holds: bool
+) -> dict[str, Any]:
+    """One figure: the mean of `values` over seeds, with the standard error of that mean."""
+    v = torch.tensor(values, dtype=torch.float64)
+    error = float(v.std() / len(v) ** 0.5) if len(v) > 1 else None
+    mean = float(v.mean())
+    return {
+        "use": use, "metric": metric, "value": mean, "stderr": error, "baseline": baseline, "null": null, "bar": bar,
+        "verdict": bool(holds),
+    }  # fmt: skip
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def classify(b: Bench) -> tuple[Rows, Pictures]:
+    x, y = b.data.test[: b.extent.images], b.data.label[: b.extent.images]
+    right = [float((b.prior.classify(x, calls=16, seed=s).x == y).double().mean()) for s in b.extent.seeds]
+    chance = float(torch.bincount(y).max() / len(y))
+    return [row("classify", "accuracy", right, b.data.logistic, chance, ">= 0.985", mean(right) >= 0.985)], []
+
+
+def generate(b: Bench) -> tuple[Rows, Pictures]:
+    n, size = b.extent.generate, len(b.data.test)
+    label = torch.arange(n) % b.data.classes
+    read, two, share, distance, other = [], [], [], [], []
+    for s in b.extent.seeds:
+        x = levels(b.prior.sample(seeds=range(s * n, (s + 1) * n), label=label, steps=20).x)
+        g = class_gaussian_samples(b.data, label, s)
+        read.append(float((b.data.read(x) == label).double().mean()))
+        parts = [slice(i, i + size) for i in range(0, n - size + 1, size)]
+        two.append(mean([two_sample_accuracy(flatten(b.data.test), flatten(x[p])) for p in parts]))
+        share.append(train_share(flatten(x), flatten(b.data.train), flatten(b.data.test)))
+        distance.append(mean([frechet_distance(flatten(b.data.test), flatten(x[p])) for p in parts]))
+        other.append(
+            (
+                float((b.data.read(g) == label).double().mean()),
+                mean([two_sample_accuracy(flatten(b.data.test), flatten(g[p])) for p in parts]),
+                train_share(flatten(g), flatten(b.data.train), flatten(b.data.test)),
+                mean([frechet_distance(flatten(b.data.test), flatten(g[p])) for p in parts]),
+            )
+        )
+    base = [mean(v) for v in zip(*other, strict=True)]
+    real = float((b.data.read(b.data.test) == b.data.label).double().mean())
+    same = null(two_sample_accuracy, torch.cat([flatten(b.data.train), flatten(b.data.test)]), size, repeats=5)
+    near = train_share(None, flatten(b.data.train), flatten(b.data.test))
+    fd = null(frechet_distance, torch.cat([flatten(b.data.train), flatten(b.data.test)]), size, repeats=5)
+    rows = [
+        row("generate", "read right", read, base[0], real, ">= 0.97", mean(read) >= 0.97),
+        row("generate", "two-sample", two, base[1], same.mean, "<= 0.62", mean(two) <= 0.62),
+        row("generate", "nearer to training", share, base[2], near, "<= null + 0.05", mean(share) <= near + 0.05),
+        row("generate", "frechet", distance, base[3], fd.mean, "shown", True),
+    ]
+    shown = b.prior.sample(seeds=range(100), label=[i // 10 for i in range(100)], steps=20)
+    words = f"Ten of each class, 20 network calls each; {shown.seconds:.1f} s."
+    return rows, [("Generate", grid(shown.x, 10, 32), words)]
+
+
+def masks(kind: str, x: Tensor, seed: int) -> Tensor:
+    """(B, 1, 8, 8), true where a pixel is seen: a random half of the pixels of each picture, or the top half of all."""
+    if kind == "bottom half":
+        return (torch.arange(x.shape[2]) < x.shape[2] // 2)[:, None].expand(len(x), 1, *x.shape[2:])
+    u = torch.from_numpy(uniform(seed, "mask", range(len(x)), tuple(x.shape[2:]))).flatten(1)
+    rank = u.argsort(1).argsort(1)
+    return (rank < u.shape[1] // 2).reshape(len(x), 1, *x.shape[2:])
+
+
+def restore(b: Bench) -> tuple[Rows, Pictures]:
+    rows: Rows = []
+    pictures: Pictures = []
+    for kind, bar in (("random half", 2.0), ("bottom half", 0.7)):
+        best, one, residual, paper, filtered, pinv = [], [], [], [], [], []
+        for k, s in enumerate(b.extent.seeds):
+            at = torch.arange(len(b.data.test))[k :: len(b.extent.seeds)][: b.extent.restored]
+            x = b.data.test[at]
+            mask = masks(kind, x, s)
+            n = torch.from_numpy(normal(s, "measurement", range(len(x)), tuple(x.shape[1:])))
+            y = torch.where(mask, x + NOISE * n, 0.0)
+            measured = Measurement(y, Mask(mask), NOISE)
+            seeds = range(s * 10**6, s * 10**6 + len(x) * b.extent.draws)
+            out = b.prior.restore(measured, draws=b.extent.draws, seeds=seeds, steps=16, clip=False)
+            with_paper = b.prior.restore(measured, method="red_diff", seeds=seeds[: len(x)])
+            w = wiener(b.data, y, mask, NOISE)
+            draws = out.draws
+            assert draws is not None and out.std is not None
+            score = lambda v, x=x: float(psnr(v.clamp(0, 1), x, data_range=1.0).mean())  # noqa: E731
+            best.append(score(out.x))
+            one.append(score(draws[:, 0]))
+            filtered.append(score(w))
+            paper.append(score(with_paper.x))
+            pinv.append(score(torch.where(mask, y, b.data.train.mean(0))))
+            off = torch.where(mask[:, None], draws - y[:, None], 0.0)
+            residual.append(float((off.square().sum() / mask.sum() / b.extent.draws).sqrt()) / NOISE)
+            if k == 0:
+                m = 12
+                strip = torch.cat(
+                    [
+                        x[:m],
+                        torch.where(mask, y, 0.5)[:m],
+                        w[:m],
+                        draws[:m, 0],
+                        draws[:m, 1],
+                        out.x[:m],
+                        (3 * out.std)[:m],
+                    ]
+                )
+                words = (
+                    "From top to bottom: the truth; what was measured (grey: hidden); Wiener filter; two draws of the "
+                    "posterior; the mean of sixteen; three times their standard deviation."
+                )
+                pictures.append((f"Restore, {kind}", grid(strip, m, 40), words))
+        base, gain = mean(filtered), mean(best) - mean(filtered)
+        name = "psnr" if kind == "random half" else f"psnr, {kind}"
+        fill = mean(pinv)
+        rows += [
+            row("restore", name, best, base, fill, f">= Wiener + {bar} dB", gain >= bar),
+            row("restore", f"psnr of RED-diff, {kind}", paper, base, fill, "shown", True),
+        ]
+        if kind == "random half":
+            rows += [
+                row("restore", "psnr of one draw", one, base, fill, ">= Wiener", mean(one) >= base),
+                row("restore", "residual / noise", residual, None, 1.0, "0.7 to 1.3", 0.7 <= mean(residual) <= 1.3),
+            ]
+    return rows, pictures
+
+
+def edit(b: Bench) -> tuple[Rows, Pictures]:
+    x, source = b.data.test[: b.extent.edits], b.data.label[: b.extent.edits]
+    target = (source + 1 + torch.arange(len(x)) % (b.data.classes - 1)) % b.data.classes
+    real = flatten(b.data.train)
+    flips, ratio, distance, other = [], [], [], []
+    for s in b.extent.seeds:
+        seeds = range(s * 10**6, s * 10**6 + len(x))
+        fresh = b.prior.sample(seeds=seeds, label=target).x
+        far = _distance(fresh, x)
+        out = b.prior.edit(x, source=source, target=target, seeds=seeds, **EDIT)
+        flips.append(float((b.data.read(out.x) == target).double().mean()))
+        ratio.append(_distance(out.x, x) / far)
+        distance.append(frechet_distance(real, flatten(out.x)))
+        other.append(_equal_flips(b, x, target, seeds, flips[-1], far, real))
+        if s == b.extent.seeds[0]:
+            shown = out.x
+    blend = blended(b.data, x, source, target)
+    blend_flips = float((b.data.read(blend) == target).double().mean())
+    noise = [mean(v) for v in zip(*other, strict=True)]
+    m = 20
+    fd = null(frechet_distance, torch.cat([real, flatten(b.data.test)]), (len(real), len(x)), repeats=5)
+    rows = [
+        row(
+            "edit",
+            "flip rate",
+            flips,
+            {"class means": blend_flips, "SDEdit": noise[0]},
+            0.0,
+            ">= 0.93",
+            mean(flips) >= 0.93,
+        ),
+        row("edit", "distance / fresh", ratio, {"SDEdit": noise[1]}, 1.0, "<= 0.82", mean(ratio) <= 0.82),
+        row("edit", "frechet", distance, {"SDEdit": noise[2]}, fd.mean, "< SDEdit", mean(distance) < noise[2]),
+    ]
+    words = "Top: held-out digits; below: each turned into another digit, told only the two labels."
+    return rows, [("Edit", grid(torch.cat([x[:m], shown[:m]]), m, 40), words)]
+
+
+EDIT: dict[str, Any] = {"method": "cycle", "strength": 0.8, "steps": 30, "guidance": 2.0, "eta": 0.3}
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).flatten(1).norm(dim=1).mean())
+
+
+def _equal_flips(
+    b: Bench, x: Tensor, target: Tensor, seeds: range, wanted: float, far: float, real: Any
+) -> tuple[float, ...]:
+    """SDEdit at the strength at which as many digits flip: its flip rate, distance and Frechet distance, interpolated."""
+    found = []
+    for strength in (0.5, 0.6, 0.7, 0.8, 0.9):
+        out = b.prior.edit(x, target=target, method="sdedit", strength=strength, steps=20, seeds=seeds, guidance=2.0).x
+        flips = float((b.data.read(out) == target).double().mean())
+        found.append((flips, _distance(out, x) / far, frechet_distance(real, flatten(out))))
+        if flips >= wanted:
+            break
+    if len(found) == 1 or found[-1][0] <= wanted:
+        return found[-1]
+    low, high = found[-2], found[-1]
+    share = (wanted - low[0]) / max(high[0] - low[0], 1e-9)
+    return tuple(p + share * (q - p) for p, q in zip(low, high, strict=True))
+
+
+def density(b: Bench) -> tuple[Rows, Pictures]:
+    x = b.data.test[: b.extent.images]
+    nats, move, base = [], [], []
+    null_label = {"label": b.prior.conditions.null["label"].expand(len(x))}
+    for s in b.extent.seeds:
+        m = spread(x, b.prior.codec, s)
+        seeds = range(s * 10**6, s * 10**6 + len(x))
+        found = [
+            float(likelihood(b.prior.den, m, steps=k, probes=1, seeds=seeds, **null_label).x.mean()) for k in (8, 16)
+        ]
+        nats.append(found[1])
+        move.append(abs(found[1] - found[0]))
+        base.append(gaussian_nats(b.data, b.prior.codec, s))
+    one, many = (mean(v) for v in zip(*base, strict=True))
+    both = {"one Gaussian": one, "one per class": many}
+    rows = [
+        row("likelihood", "nats", nats, both, None, ">= Gaussian + 25", mean(nats) >= one + 25 and mean(nats) > many),
+        row("likelihood", "nats moved by doubling steps", move, None, 0.0, "< 0.5", max(move) < 0.5),
+    ]
+    return rows, []
+
+
+FIGURES: dict[str, Callable[[Bench], tuple[Rows, Pictures]]] = {
+    "sample": generate,
+    "restore": restore,
+    "classify": classify,
+    "edit": edit,
+    "likelihood": density,
+}
