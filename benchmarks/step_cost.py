@@ -16,6 +16,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -40,7 +42,7 @@ class Trivial(Denoiser):
         super().__init__()
         self.schedule, self.facts = Cosine(), Facts(time_axes=time_axes, null={"label": None})
 
-    def posterior(self, x: Tensor, t, **cond) -> Posterior:  # noqa: ANN001, ANN003
+    def posterior(self, x: Tensor, t, **cond) -> Posterior:
         return Posterior(network(x), x, self.schedule, t)
 
 
@@ -55,7 +57,7 @@ def coefficients(times: tuple[float, ...]) -> list[tuple[float, float]]:
 
 def hand_ddim(shape: tuple[int, ...], cs: list[tuple[float, float]], guided: bool = False) -> Tensor:
     x = torch.randn(shape)
-    for (a, s), (a1, s1) in zip(cs, cs[1:], strict=False):
+    for (a, s), (a1, s1) in pairwise(cs):
         if guided:
             u, d = network(torch.cat([x, x])).chunk(2)
             d = u.lerp_(d, 2.0)
@@ -68,7 +70,7 @@ def hand_ddim(shape: tuple[int, ...], cs: list[tuple[float, float]], guided: boo
 
 def hand_2m(shape: tuple[int, ...], cs: list[tuple[float, float]]) -> Tensor:
     x, old, h_old = torch.randn(shape), None, None
-    for (a, s), (a1, s1) in zip(cs, cs[1:], strict=False):
+    for (a, s), (a1, s1) in pairwise(cs):
         d = network(x)
         r = s1 / s
         c = a1 - r * a
@@ -85,7 +87,7 @@ def hand_2m(shape: tuple[int, ...], cs: list[tuple[float, float]]) -> Tensor:
 
 def hand_heun(shape: tuple[int, ...], cs: list[tuple[float, float]]) -> Tensor:
     x = torch.randn(shape)
-    for (a, s), (a1, s1) in zip(cs, cs[1:], strict=False):
+    for (a, s), (a1, s1) in pairwise(cs):
         d = network(x)
         r = s1 / s
         if s1 < 1e-12 or a < 1e-12:
@@ -101,7 +103,7 @@ def hand_heun(shape: tuple[int, ...], cs: list[tuple[float, float]]) -> Tensor:
 
 def hand_held(shape: tuple[int, ...], times: tuple[float, ...], known: Tensor, value: Tensor) -> Tensor:
     x = torch.where(known, value, torch.randn(shape))
-    for t0, t1 in zip(times, times[1:], strict=False):
+    for t0, t1 in pairwise(times):
         t = torch.where(known, 0.0, t0)
         u = torch.where(known, 0.0, t1)
         a, s = torch.cos(math.pi * t / 2), torch.sin(math.pi * t / 2)
@@ -127,61 +129,55 @@ def ratio(ours: Callable[[], object], floor: Callable[[], object], rounds: int =
     return a, b, statistics.median(p / q for p, q in pairs)
 
 
-def rows(rounds: int = 40) -> list[dict]:
-    schedule, out = Cosine(), []
-    times = grids.cosine_time(schedule, STEPS)
+Pair = tuple[Callable[[], object], Callable[[], object], float]
+
+
+def cases(shape: tuple[int, ...]) -> dict[str, Pair]:
+    """By name: ours, the same by hand, and the bar on their ratio."""
+    times = grids.cosine_time(Cosine(), STEPS)
     cs = coefficients(times)
+    den, held_den, guided = Trivial(), Trivial(3), CFG(Trivial(), 2.0)
+    label = torch.zeros(shape[0], dtype=torch.long)
+    mask = torch.zeros(shape[0], 1, *shape[2:], dtype=torch.bool)
+    mask[..., ::2] = True
+    known, value = mask.expand(shape), torch.zeros(shape)
+    ours = partial(sample, steps=STEPS, seeds=range(shape[0]))
+    return {
+        "DDIM": (partial(ours, den, shape, sampler="ddim"), partial(hand_ddim, shape, cs), BAR),
+        "2M": (partial(ours, den, shape, sampler="2m"), partial(hand_2m, shape, cs), BAR),
+        "Heun": (partial(ours, den, shape, sampler="heun"), partial(hand_heun, shape, cs), BAR),
+        "guided DDIM": (
+            partial(ours, guided, shape, sampler="ddim", label=label),
+            partial(hand_ddim, shape, cs, True),
+            BAR,
+        ),
+        "half held DDIM": (
+            partial(ours, held_den, shape, sampler="ddim", hold=Hold(value, mask)),
+            partial(hand_held, shape, times, known, value),
+            HELD_BAR,
+        ),
+    }
+
+
+def rows(rounds: int = 40) -> list[dict]:
+    out = []
     for shape in ((16, 3, 32, 32), (1, 3, 64, 64)):
-        den, held_den = Trivial(), Trivial(3)
-        guided = CFG(Trivial(), 2.0)
-        label = torch.zeros(shape[0], dtype=torch.long)
-        mask = torch.zeros(shape[0], 1, *shape[2:], dtype=torch.bool)
-        mask[..., ::2] = True
-        value = torch.zeros(shape)
-        hold = Hold(value, mask)
-        known = mask.expand(shape)
-        seeds = range(shape[0])
-        cases = {
-            "DDIM": (
-                lambda: sample(den, shape, steps=STEPS, sampler="ddim", seeds=seeds),
-                lambda: hand_ddim(shape, cs),
-                BAR,
-            ),
-            "2M": (lambda: sample(den, shape, steps=STEPS, sampler="2m", seeds=seeds), lambda: hand_2m(shape, cs), BAR),
-            "Heun": (
-                lambda: sample(den, shape, steps=STEPS, sampler="heun", seeds=seeds),
-                lambda: hand_heun(shape, cs),
-                BAR,
-            ),
-            "guided DDIM": (
-                lambda: sample(guided, shape, steps=STEPS, sampler="ddim", seeds=seeds, label=label),
-                lambda: hand_ddim(shape, cs, True),
-                BAR,
-            ),
-            "half held DDIM": (
-                lambda: sample(held_den, shape, steps=STEPS, sampler="ddim", seeds=seeds, hold=hold),
-                lambda: hand_held(shape, times, known, value),
-                HELD_BAR,
-            ),
-        }
-        for what, (ours, floor, bar) in cases.items():
+        for what, (ours, floor, bar) in cases(shape).items():
             a, b, r = ratio(ours, floor, rounds)
             name = f"oneprior {what} {'x'.join(map(str, shape))}"
-            out.append(
-                {"what": name, "value": a / STEPS, "floor": b / STEPS, "ratio": r, "bar": bar, "holds": r <= bar}
-            )
+            row = {"what": name, "value": a / STEPS, "floor": b / STEPS, "ratio": r, "bar": bar, "holds": r <= bar}
+            out.append(row)
     return out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The cost of a step, beside loops written by hand.")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     table = rows()
     for row in table:
-        print(
-            f"{row['what']:40s} {row['value'] * 1e6:8.1f} us  floor {row['floor'] * 1e6:8.1f} us  ratio {row['ratio']:.2f}  bar {row['bar']}"
-        )
+        us = f"{row['value'] * 1e6:8.1f} us  floor {row['floor'] * 1e6:8.1f} us"
+        print(f"{row['what']:40s} {us}  ratio {row['ratio']:.2f}  bar {row['bar']}")
     if args.json:
         report = {
             "name": "step_cost",

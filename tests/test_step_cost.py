@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,8 @@ def fastest(ours: Callable[[], object], floor: Callable[[], object], rounds: int
 
 @pytest.mark.timing
 def test_every_row_holds_its_bar() -> None:
-    step_cost, best = benchmark(), {}
+    step_cost: Any = benchmark()
+    best: dict[str, tuple[float, float]] = {}
     step_cost.ratio = fastest
     for _ in range(5):
         for row in step_cost.rows(rounds=30):

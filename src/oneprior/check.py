@@ -176,7 +176,14 @@ class _Tried(Denoiser):
 
 
 def _advice(
-    den: Denoiser, x0: Tensor, times: list[float], seed: int, exact: Denoiser | None, cond: dict[str, Any], now: float, bar: float
+    den: Denoiser,
+    x0: Tensor,
+    times: list[float],
+    seed: int,
+    exact: Denoiser | None,
+    cond: dict[str, Any],
+    now: float,
+    bar: float,
 ) -> str:
     inner = den
     while not isinstance(inner, NetworkDenoiser):

@@ -107,7 +107,7 @@ class Prior:
         """
         seeds = self._seeds(n, seeds)
         with self._timed() as run:
-            ports = self._ports(len(seeds), cond)
+            ports: dict[str, Any] = self._ports(len(seeds), cond)
             den = CFG(run.den, guidance) if guidance != 1.0 else run.den
             parts = [slice(i, i + batch) for i in range(0, len(seeds), batch)]
             m = torch.cat(
@@ -148,7 +148,7 @@ class Prior:
         batch = len(measurement.y)
         seeds = self._seeds(batch * draws, seeds)
         with self._timed() as run:
-            ports = self._ports(batch, cond)
+            ports: dict[str, Any] = self._ports(batch, cond)
             model = measurement.to_model(self.codec)
             out = restore(
                 run.den, model, method=method, draws=draws, steps=steps, seeds=seeds, progress=progress, **ports
@@ -163,7 +163,7 @@ class Prior:
         x: Any,
         *,
         calls: int = 16,
-        lam: tuple[float, float] = (-2.0, 3.0),
+        lam: tuple[float, float] = (-2.0, 1.0),
         stages: Sequence[tuple[int, int]] | None = None,
         seed: int = 0,
         **settings: Any,
@@ -189,7 +189,7 @@ class Prior:
         target: Any,
         source: Any = None,
         method: str = "cycle",
-        strength: float = 0.7,
+        strength: float = 0.6,
         guidance: float = 1.0,
         steps: int = 50,
         seeds: Sequence[int] | None = None,
@@ -233,15 +233,17 @@ class Prior:
     ) -> Likelihood:
         """log p(x) in nats along the probability-flow ODE, as a density in the user's units; bits per dimension too.
 
-        probes: None for the exact divergence, else the number of Hutchinson probes. dequantise: spread stored levels
-        over their bins first (a density of integers is none). cond: of x; log p(x | cond) then.
+        probes: None for the exact divergence, else the number of Hutchinson probes. dequantise: bring x to the
+        stored levels and spread these over their bins first (a density of integers is none). cond: of x, for
+        log p(x | cond).
         """
         x = self._checked(x)
         seeds = range(seed, seed + len(x))
         u = torch.from_numpy(uniform(seed, "dequantise", seeds, self.shape)).to(x).clamp(max=1 - 2**-24)
         with self._timed() as run:
-            m = self.codec.dequantise(x, u) if dequantise else self.codec.encode(x)
-            out = likelihood(run.den, m, steps=steps, probes=probes, seeds=seeds, **self._ports(len(x), cond))
+            m = self.codec.dequantise(self.codec.snap(x), u) if dequantise else self.codec.encode(x)
+            ports: dict[str, Any] = self._ports(len(x), cond)
+            out = likelihood(run.den, m, steps=steps, probes=probes, seeds=seeds, **ports)
         d = x[0].numel()
         log_bin = self.codec.log_bin
         bpd = None if log_bin is None else -(out.x / d + log_bin) / 0.6931471805599453

@@ -129,8 +129,13 @@ def test_masks() -> None:
     for side, part in (("bottom", (..., slice(3, None), slice(None))), ("left", (..., slice(None), slice(2)))):
         mask = Mask.half((1, 5, 5), side).mask
         assert not mask[part].any() and int(mask.sum()) == 15
-    for bad in (lambda: Mask(torch.tensor([[0.5]])), lambda: Mask(torch.ones(3)), lambda: Mask.half((1, 4, 4), "under"),
-                lambda: Mask.random((4,), 1.5), lambda: Mask.box((1, 4, 4), (5, 2))):
+    for bad in (
+        lambda: Mask(torch.tensor([[0.5]])),
+        lambda: Mask(torch.ones(3)),
+        lambda: Mask.half((1, 4, 4), "under"),
+        lambda: Mask.random((4,), 1.5),
+        lambda: Mask.box((1, 4, 4), (5, 2)),
+    ):
         with pytest.raises(ValueError, match=r"expected|mask holds|does not lie"):
             bad()
     with pytest.raises(ValueError, match=r"\(1, 1, 5, 4\).*2"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import SCHEDULES, Normal, affine, ar1, draw, propagate, wasserstein2
+from helpers import SCHEDULES, Normal, Simple, affine, ar1, draw, propagate, wasserstein2
 from oneprior import paths
 from oneprior.denoiser import Wrapper, with_schedule, wrap
 from oneprior.exact import Gaussian
@@ -293,3 +293,14 @@ def test_unmoved_frames_are_bit_identical_at_every_step(solver: Any) -> None:
             assert bool((out.x != before).any())
         before = out.x.clone()
     assert rested > 40 and bool(torch.isfinite(before).all())
+
+
+@pytest.mark.parametrize("name", ["ddim", "ancestral", "2m", "heun"])
+def test_what_a_network_says_of_held_frames_does_not_matter(name: str) -> None:
+    """At t = 0 a network may divide by sigma: the NaN of a held frame stays in its frame, and there it is not used."""
+    known = torch.zeros(1, FRAMES, dtype=torch.bool)
+    known[0, [0, 4]] = True
+    value = draw(3, FRAMES, dtype=torch.float32)
+    den = Simple(lambda x, t: torch.where(t == 0, torch.nan, 0.5 * x), Cosine(), 1)
+    x = sample(den, (3, FRAMES), steps=5, sampler=name, seeds=range(3), hold=Hold(value, known))
+    assert torch.equal(x[:, [0, 4]], value[:, [0, 4]]) and bool(torch.isfinite(x).all())

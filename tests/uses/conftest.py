@@ -24,7 +24,7 @@ class ByLabel(Denoiser):
         self.schedule, self.facts = schedule, Facts(null={"label": len(laws)})
         self.calls, self.largest = 0, 0  # sample evaluations, and the largest batch
 
-    def posterior(self, x: Tensor, t: Any, *, label: Tensor) -> Posterior:
+    def posterior(self, x: Tensor, t: Any, *, label: Tensor, **cond: Any) -> Posterior:
         mean = torch.empty_like(x)
         self.calls, self.largest = self.calls + len(x), max(self.largest, len(x))
         for c in label.unique().tolist():
@@ -39,7 +39,7 @@ class ByLabel(Denoiser):
 
 @pytest.fixture(scope="session")
 def toy() -> tuple[ByLabel, Tensor, Tensor]:
-    """The card's: 6 classes, each 4 components in 4-d, means N(0, 1.3^2), variance 0.25; 300 samples and their class."""
+    """The card's: 6 classes of 4 components in 4-d, means N(0, 1.3^2), variance 0.25; 300 samples and their class."""
     g = torch.Generator().manual_seed(3)
     means = 1.3 * torch.randn(6, 4, 4, generator=g, dtype=torch.float64)
     laws = [Mixture(torch.ones(4), m, 0.25) for m in means]

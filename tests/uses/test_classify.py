@@ -60,9 +60,10 @@ def test_shared_noise_pays(toy: Any) -> None:
     two = {"label": torch.tensor([0, 1])}
     exact = den.log_prob(x)
     truth = exact[:, 1] - exact[:, 0]  # a table is a negative log-likelihood
-    tables = [errors(den, x, two, Plan(16, lam=WIDE, seed=s), seeds=range(300), max_batch=8192).total() for s in range(8)]
-    shared = torch.stack([a[:, 0] - a[:, 1] - truth for a in tables]).square().mean()
-    split = torch.stack([a[:, 0] - b[:, 1] - truth for a, b in zip(tables, tables[1:] + tables[:1], strict=True)]).square().mean()
+    plans = [Plan(16, lam=WIDE, seed=s) for s in range(8)]
+    tables = [errors(den, x, two, plan, seeds=range(300), max_batch=8192).total() for plan in plans]
+    first, second = torch.stack(tables).unbind(-1)
+    shared, split = ((first - other - truth).square().mean() for other in (second, second.roll(1, 0)))
     assert split / shared > 1.4
 
 
@@ -77,8 +78,14 @@ def test_digits_without_training(kde: Any) -> None:
     assert accuracy >= 0.975
     assert (found.x == bayes).double().mean() >= 0.97
     columns = [
-        errors(den, x, {"label": torch.tensor([c])}, Plan(20, t=(0.01, 0.99), placement="t", seed=1 + c), seeds=seeds,
-               max_batch=8192).x.sum(0)
+        errors(
+            den,
+            x,
+            {"label": torch.tensor([c])},
+            Plan(20, t=(0.01, 0.99), placement="t", seed=1 + c),
+            seeds=seeds,
+            max_batch=8192,
+        ).x.sum(0)
         for c in range(10)
     ]
     apart = torch.cat(columns, 1).argmin(1)  # the simple weight is uniform in t, as are the strata
@@ -111,7 +118,8 @@ class Viewed(nn.Module):
     def forward(self, x: Tensor, t: Tensor, *, label: Tensor) -> Tensor:
         post = self.den(x, t, label=label)
         a, s = (self.den.schedule.at(t)[i][:, None] for i in (0, 2))
-        return {"eps": post.eps, "x0": post.mean, "v": a * post.eps - s * post.mean, "velocity": post.velocity}[self.view]
+        v = a * post.eps - s * post.mean
+        return {"eps": post.eps, "x0": post.mean, "v": v, "velocity": post.velocity}[self.view]
 
 
 @pytest.mark.parametrize("view", ["eps", "x0", "v", "velocity"])

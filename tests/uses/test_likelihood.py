@@ -33,7 +33,7 @@ def test_gaussian_and_mixture(schedule: Schedule) -> None:
 
 
 def test_the_noisy_end_needs_no_reference() -> None:
-    """Data far from N(0, 1) under a schedule whose end is not pure noise: a standard normal there would be off by nats."""
+    """Data far from N(0, 1) under a schedule whose end is not pure noise: N(0, sigma^2) there would be off by nats."""
     law = Gaussian([30.0, -20.0], [[4.0, 1.0], [1.0, 9.0]])
     x = law.sample(20, seeds=range(20))
     assert (likelihood(law.denoiser(VE()), x, steps=64).x - law.log_prob(x)).abs().max() < 5e-3
@@ -86,7 +86,8 @@ def test_bits_per_dimension() -> None:
     law = Gaussian(torch.zeros(1, 2, 2), 1.0)
     den, m = law.denoiser(Cosine()), torch.zeros(3, 1, 2, 2)
     nats = -2 * log(2 * pi)
-    for codec, unit in ((None, 0.0), (Pixels(256), log(2 / 256)), (Pixels(None), log(2)), (Standardise(0.0, 3.0), -log(3))):
+    units = ((None, 0.0), (Pixels(256), log(2 / 256)), (Pixels(None), log(2)), (Standardise(0.0, 3.0), -log(3)))
+    for codec, unit in units:
         found = likelihood(den, m, codec=codec)
         assert torch.allclose(found.x, torch.full((3,), nats).double(), atol=1e-4)
         assert torch.allclose(found.bpd, torch.full((3,), -(nats / 4 + unit) / log(2)).double(), atol=1e-4)
@@ -99,7 +100,7 @@ class Conditional(Denoiser):
         super().__init__()
         self.v, self.schedule, self.facts = v, Cosine(), Facts(null={"image": None})
 
-    def posterior(self, x: Tensor, t: Any, *, image: Tensor) -> Posterior:
+    def posterior(self, x: Tensor, t: Any, *, image: Tensor, **cond: Any) -> Posterior:
         a, _, s = self.schedule.at(t)
         return Posterior(image + a * self.v / (a * a * self.v + s * s) * (x - a * image), x, self.schedule, t)
 
@@ -110,7 +111,7 @@ def test_conditions_and_refusals() -> None:
     exact = -0.5 * ((x - image).square().sum(1) / 0.5 + 3 * log(2 * pi * 0.5))
     assert torch.allclose(likelihood(den, x, image=image).x, exact, atol=1e-3)
     for use in (likelihood, bound):
-        with pytest.raises(ValueError, match="not a model of a density"):
+        with pytest.raises(ValueError, match="no model of a density"):
             use(CFG(THREE.denoiser(Cosine()), negative={"label": 0}), x[:, :2])
     with pytest.raises(ValueError, match="steps = 0"):
         likelihood(den, x, steps=0, image=image)

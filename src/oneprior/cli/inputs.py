@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from oneprior.cli.screen import Screen
-from oneprior.codecs import Pixels
 from oneprior.conditions import Label
 from oneprior.data import DataFacts, Source, UnreadableImages, open_source
 from oneprior.data.folder import SUFFIXES, ImageFolder, _images, _look
@@ -132,12 +131,6 @@ def open_skipping(spec: str, screen: Screen, skip_bad: bool, **how: Any) -> Sour
             f"{len(e.files)} of {e.count} pictures left out, unreadable: {', '.join(map(str, list(e.files)[:5]))}"
         )
         return open_source(spec, skip_bad=True, **how)
-
-
-def on_levels(prior: Prior, x: Tensor) -> Tensor:
-    """Pictures on the levels that the prior's data had: files have 256, the digits 17."""
-    levels = prior.codec.levels if isinstance(prior.codec, Pixels) else None
-    return x if levels is None else (x * (levels - 1)).round() / (levels - 1)
 
 
 def label_of(prior: Prior) -> Label | None:

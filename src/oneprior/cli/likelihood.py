@@ -40,7 +40,6 @@ def run(s: LikelihoodSettings, command: list[str]) -> int:
     total = len(work.given)
     cond = inputs.conditions(work.prior, s.label, s.cond, range(total))
     for part, x in work.each("log p"):
-        x = inputs.on_levels(work.prior, x)
         own: dict[str, Any] = inputs.part_of(cond, part, total) | {"steps": s.steps, "probes": s.probes}
         out: Any = work.add(work.prior.likelihood(x, seed=s.seed + part.start, **own))
         bits = [None] * len(part) if out.bpd is None else out.bpd.tolist()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from oneprior import metrics
 from oneprior.cli.evaluate import EvaluateSettings
-from oneprior.cli.inputs import Inputs, on_levels
+from oneprior.cli.inputs import Inputs
 from oneprior.metrics import null
 from oneprior.prior import Prior
 from oneprior.results import grid
@@ -76,7 +76,7 @@ def classification(prior: Prior, train: Inputs, test: Inputs, s: EvaluateSetting
 
 def likelihoods(prior: Prior, train: Inputs, test: Inputs, s: EvaluateSettings, pictures: list[Any]) -> Rows:
     """log p of held-out samples, in nats and bits per dimension."""
-    x = on_levels(prior, test.x(_some(len(test), s.likelihood, 0).tolist()))
+    x = test.x(_some(len(test), s.likelihood, 0).tolist())
     many: dict[str, Any] = {"probes": 8} if x[0].numel() > 256 else {}  # the exact trace costs a pass a dimension
     out = prior.likelihood(x, seed=s.seed, **many)
     rows = [{"metric": f"nats on {len(x)}", **_mean(out.x.tolist())}]

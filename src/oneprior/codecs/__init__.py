@@ -23,6 +23,10 @@ class Codec(Protocol):
         """`encode` for training and likelihood, with uniforms u like x where stored levels are to be spread."""
         ...
 
+    def snap(self, x: Tensor) -> Tensor:
+        """To the nearest stored level, where there are levels."""
+        ...
+
     def decode(self, m: Tensor, clip: bool = False) -> Tensor:
         """Model range -> data units."""
         ...

@@ -57,6 +57,10 @@ class Pixels:
             )
         return (whole + u) * (2 / self.levels) - 1
 
+    def snap(self, x: Tensor) -> Tensor:
+        """To the nearest level in [0, 1], as storing would: what makes samples comparable with stored data."""
+        return x if self.levels is None else (x.clamp(0, 1) * (self.levels - 1)).round() / (self.levels - 1)
+
     def decode(self, m: Tensor, clip: bool = False) -> Tensor:
         """Model range -> [0, 1], the inverse of `encode`; values beyond pass unless clip."""
         if self.levels is None:
@@ -122,6 +126,10 @@ class Standardise:
     def dequantise(self, x: Tensor, u: Tensor) -> Tensor:
         """`encode`: such data is taken as continuous, u is not used."""
         return self.encode(x)
+
+    def snap(self, x: Tensor) -> Tensor:
+        """Such data has no levels: x itself."""
+        return x
 
     def decode(self, m: Tensor, clip: bool = False) -> Tensor:
         """Model range -> data units. There is no range to clip to."""

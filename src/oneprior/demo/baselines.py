@@ -58,7 +58,7 @@ class Digits:
         return torch.stack([self.train[self.train_label == c].mean(0) for c in range(self.classes)])
 
 
-def _flat(x: Tensor):  # noqa: ANN202
+def _flat(x: Tensor):
     return x.detach().cpu().flatten(1).numpy()
 
 
@@ -69,19 +69,14 @@ def gaussian(x: Tensor, ridge: float) -> Gaussian:
 
 
 def class_gaussian_samples(data: Digits, label: Tensor, seed: int, ridge: float = 3e-3) -> Tensor:
-    """Pictures like `label` from one Gaussian per class, on the 17 levels of the data."""
+    """Pictures (N, 1, 8, 8) in [0, 1] for `label` (N,), from one Gaussian per class."""
     out = torch.empty(len(label), *data.train.shape[1:])
     for c in range(data.classes):
         rows = (label == c).nonzero()[:, 0]
         law = gaussian(data.train[data.train_label == c], ridge)
         x = law.sample(len(rows), seeds=[seed * 1_000_003 + int(i) for i in rows])
         out[rows] = x.float().reshape(-1, *data.train.shape[1:])
-    return levels(out)
-
-
-def levels(x: Tensor) -> Tensor:
-    """To the data's own 17 levels, as its files hold them."""
-    return (x.clamp(0, 1) * 16).round() / 16
+    return out.clamp(0, 1)
 
 
 def gaussian_nats(data: Digits, codec: Codec, seed: int) -> tuple[float, float]:

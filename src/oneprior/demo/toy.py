@@ -22,7 +22,8 @@ from oneprior.sampling import sample
 from oneprior.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(
-    samples=400_000, batch=512, lr=2e-3, warmup=5_000, decay="cosine", decay_from=100_000, log_every=8_192, save_minutes=None
+    samples=300_000, batch=512, lr=2e-3, warmup=5_000, decay="cosine", decay_from=75_000, log_every=8_192,
+    save_minutes=None,
 )  # fmt: skip
 TIMES = (0.2, 0.4, 0.6, 0.8)
 

@@ -77,7 +77,7 @@ class CFG(Wrapper):
         if plain or on is False or (isinstance(on, Tensor) and not bool(on.any())):
             return self.inner(x, t, **cond)
         tt = torch.cat([t.expand(len(x), *t.shape[1:])] * 2) if isinstance(t, Tensor) and t.ndim else t
-        post = self.inner(torch.cat((x, x)), tt, **double)
+        post = self.inner.posterior(torch.cat((x, x)), tt, **double)  # the time is checked already
         c, u = post.mean.chunk(2)
         scale = align(self.scale, x) if isinstance(self.scale, Tensor) else self.scale
         # without a graph the unguided half of the doubled call is nobody else's: mix in its memory (a constant mean

@@ -6,6 +6,4 @@ from oneprior.operators.masks import Mask
 from oneprior.operators.pool import Pool
 from oneprior.operators.solve import cg
 
-__all__ = [
-    "Blur", "Compose", "Decoded", "Mask", "Measurement", "Operator", "Pool", "Scale", "cg", "check_noise",
-]
+__all__ = ["Blur", "Compose", "Decoded", "Mask", "Measurement", "Operator", "Pool", "Scale", "cg", "check_noise"]

@@ -137,31 +137,35 @@ class _Part:
 
     def advance(self, stage: Stage, i: int, post: Any) -> None:
         """Apply the rows of stage i: the mean of each, then noise where its coefficient is not zero."""
-        if stage.call:
+        _, _, rows, moves, call, _ = stage
+        if call:
             self.m = [self.view(post)] if self.depth == 1 else [self.view(post), *self.m[: self.depth - 1]]
-        for row in stage.rows:
-            if type(row.keep) is not float:
+        m = self.m
+        for row in rows:
+            if type(row[0]) is not float:
                 f = self.spread
                 row = Row(f(row.keep), tuple(f(w) for w in row.w), f(row.anchor), f(row.std), row.back)
+            _, w, _, std, back, last = row
             # a denoiser may return its input: a mean that is the very memory of x must survive the step
-            own = self.reuse and row.last and self._spare(self.base if row.back else self.x)
-            x, std = step(self.x, self.m, row, self.base, self.y, own), row.std
-            if self.variance and stage.call and post.var is not None:
-                std = (std * std + (row.w[0] * row.w[0]) * post.var).sqrt()
+            own = last and self.reuse and (self._apart() if back else not m or m[0].data_ptr() != self.x.data_ptr())
+            x = step(self.x, m, row, self.base, self.y, own)
+            if self.variance and call and post.var is not None:
+                std = (std * std + (w[0] * w[0]) * post.var).sqrt()
             if type(std) is not float or std != 0.0:
                 n = self.noise(i + 1, x, self.key)
                 n = n if self.color is None else self.color(n)
                 c = std * self.temperature
                 x = x.add_(n, alpha=c) if type(c) is float else x + c * n
-            if stage.moved is not None:
-                moved = self.spread(stage.moved)
+            if moves is not None:
+                moved = self.spread(moves)
                 x = x if moved is True else self.x if moved is False else torch.where(moved, x, self.x)
-            if not row.back:
+            if not back:
                 self.base = self.x
             self.x = x
 
-    def _spare(self, x: Tensor) -> bool:
-        return x.data_ptr() not in [d.data_ptr() for d in self.m]
+    def _apart(self) -> bool:
+        at = self.base.data_ptr()
+        return all(d.data_ptr() != at for d in self.m)
 
 
 def walk(
@@ -243,6 +247,10 @@ def walk(
                 p.x, p.m = out.x[k], out.history[k]
         else:
             first.x, first.m = out.x, out.history
+            if reuse:  # nobody else looks at this step again: its memory serves the next call
+                post = out.posterior = None
+                if first.depth == 1 and stage.call:
+                    first.m = out.history = []
 
 
 def _recomputed(den: Denoiser, x: Any, t: Any, cond: dict[str, Any]) -> Any:

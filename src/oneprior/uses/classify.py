@@ -113,13 +113,22 @@ def classify(
     _check(stages)
     plan, factor = replace(plan, n=stages[-1][0]), WEIGHTS[weight] if isinstance(weight, str) else weight
     B, done = len(x0), 0
-    prior = torch.zeros(count, dtype=torch.float64, device=x0.device) if log_prior is None else log_prior.to(x0.device).double()
+    prior = (torch.zeros(count) if log_prior is None else log_prior).to(x0.device).double()
     pick = torch.arange(count, device=x0.device).expand(B, count)
     seen, logits, keep = None, prior.expand(B, count), count
     for n, after in stages:
         part = errors(
-            den, x0, conds, plan, norm=norm, seeds=seeds, which=range(done, n), pick=pick,
-            max_batch=max_batch, progress=progress, **given,
+            den,
+            x0,
+            conds,
+            plan,
+            norm=norm,
+            seeds=seeds,
+            which=range(done, n),
+            pick=pick,
+            max_batch=max_batch,
+            progress=progress,
+            **given,
         )
         seen = part.x if seen is None else torch.cat([seen, part.x])
         nodes = plan.nodes(den, n)

@@ -54,11 +54,11 @@ class Plan:
         """The first `count` nodes (all n by default); weights are the lengths of their cells, and fill the range."""
         schedule, (first, last) = den.schedule, den.facts.t_range
         a, b = max(first, schedule.t_min), last
-        a, b = (max(a, self.t[0]), min(b, self.t[1])) if self.t else (
-            max(a, schedule.time(self.lam[1])), min(b, schedule.time(self.lam[0]))
-        )
+        near, far = self.t or (schedule.time(self.lam[1]), schedule.time(self.lam[0]))
+        a, b = max(a, near), min(b, far)
         if not a < b:
-            raise ValueError(f"the plan's {self.t or self.lam} leaves no times that this denoiser knows ({first}, {last})")
+            said = self.t or self.lam
+            raise ValueError(f"the plan's {said} holds no times that the denoiser knows: {first} to {last}")
         u = _strata(self.n)[: self.n if count is None else count]
         rank = u.argsort()
         mid = (u[rank][1:] + u[rank][:-1]) / 2
@@ -88,7 +88,7 @@ def _strata(n: int) -> Tensor:
 
 
 class Errors(NamedTuple):
-    """x: [evaluations, images, conditions] in nats per unit lam (or the norm's own unit); lam, weight: (evaluations,)."""
+    """x: [evaluations, images, conditions], nats per unit lam (l1 has its own unit); lam, weight: (evaluations,)."""
 
     x: Tensor
     lam: Tensor
@@ -107,10 +107,10 @@ def l2(den: Denoiser, x0: Tensor, t: Tensor, noise: Tensor, **cond: Any) -> Tens
 
 def l1(den: Denoiser, x0: Tensor, t: Tensor, noise: Tensor, **cond: Any) -> Tensor:
     """Sum of |eps - e|: tames a few large pixels, but is no likelihood."""
-    a, b, s = (None if c is None else align(c, x0) for c in den.schedule.at(t))
-    x = a * x0 + s * noise
-    x = x if b is None else x + b * cond["y"]
-    return ((x0 - den(x, t, **cond).mean) * (a / s)).abs().flatten(1).sum(1)
+    a, b, s = den.schedule.at(t)
+    x = align(a, x0) * x0 + align(s, x0) * noise
+    x = x if b is None else x + align(b, x0) * cond["y"]
+    return ((x0 - den(x, t, **cond).mean) * align(a / s, x0)).abs().flatten(1).sum(1)
 
 
 Norm = Callable[..., Tensor]
@@ -143,10 +143,7 @@ def errors(
     Raises:
         ValueError: for a denoiser that is no density (guided, restored), a coloured schedule, or unequal candidates.
     """
-    if not den.facts.density:
-        raise ValueError("this denoiser is not a model of a density (guided or restored): give the one inside, `.inner`")
-    if not isinstance(den.schedule.color, White):
-        raise ValueError(f"nats are defined for white noise; the schedule's is {den.schedule.color}")
+    check_density(den)
     if seeds is not None and len(seeds) != len(x0):
         raise ValueError(f"{len(seeds)} seeds for {len(x0)} images: one seed an image")
     plan, (table, count) = plan or Plan(), candidates(den, conds)
@@ -186,6 +183,14 @@ def errors(
     return Errors(x, nodes.lam[at], nodes.weight[at])
 
 
+def check_density(den: Denoiser) -> None:
+    """Refuses denoisers whose errors are no likelihood."""
+    if not den.facts.density:
+        raise ValueError("this denoiser is no model of a density (guided or restored): give the one inside, `.inner`")
+    if not isinstance(den.schedule.color, White):
+        raise ValueError(f"likelihoods are defined for white noise; the schedule's is {den.schedule.color}")
+
+
 def candidates(den: Denoiser, conds: Conditions) -> tuple[dict[str, Tensor], int]:
     """Conditions as tensors with one row a candidate, and their number."""
     if conds is None:
@@ -196,7 +201,7 @@ def candidates(den: Denoiser, conds: Conditions) -> tuple[dict[str, Tensor], int
         if lack or not len(conds):
             raise ValueError(f"{len(conds)} conditions; {lack} is missing in some, and the denoiser has no null for it")
         rows = {k: [torch.as_tensor(c.get(k, den.facts.null.get(k))) for c in conds] for k in names}
-        return {k: torch.stack([torch.as_tensor(v).to(r[0].dtype).expand_as(r[0]) for v in r]) for k, r in rows.items()}, len(conds)
+        return {k: torch.stack([v.to(r[0].dtype).expand_as(r[0]) for v in r]) for k, r in rows.items()}, len(conds)
     sizes = {k: len(v) for k, v in conds.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(f"every port wants one row a candidate; got {sizes}")

@@ -4,9 +4,10 @@ ODE (Song et al. 2021, "Score-Based Generative Modeling through SDEs"): with u =
 lam = log(alpha / sigma), c = alpha / (alpha^2 + sigma^2)^(1/2) and J = dD/du, every schedule has one and the same flow
     du/dlam = c (D - c u),      log p(x_0) = log p(u at lam_0) + integral over lam of [d c^2 - c tr J],
 whose integrand vanishes at both ends and varies over units of lam: so the path is RK4 on nodes dense around lam = 1,
-lam = 1 + 2 sinh(q), and the trace is taken once a node and summed by the trapezoid rule in q. Beyond the ends nothing is assumed about the data. Below t_min the
-integrand falls like e^(-2 lam): its tail is half its value, and x_0 moves by (x_0 - D)/2. At the noisy end the law is
-the Gaussian that has the model's own score and Jacobian at the point reached: with r = u - c D and s^2 = 1 - c^2,
+lam = 1 + 2 sinh(q), and the trace is taken once a node and summed by the trapezoid rule in q. Beyond the ends nothing
+is assumed about the data. Below t_min the integrand falls like e^(-2 lam): its tail is half its value, and x_0 moves
+by (x_0 - D)/2. At the noisy end the law is the Gaussian that has the model's own score and Jacobian at the point
+reached: with r = u - c D and s^2 = 1 - c^2,
     -2 log p(u) = r^T (I - c J)^-1 r / s^2 + d log(2 pi s^2) - log det(I - c J),      c J small.
 Bound (Kingma et al. 2021, "Variational Diffusion Models"), to the level sbar = sigma / alpha of t_min:
     -log p(x_0) <= (d/2) log(2 pi e sbar^2) + integral over lam of E[SNR |x_0 - D|^2].
@@ -23,8 +24,8 @@ from torch import Tensor
 
 from oneprior.codecs import Codec
 from oneprior.denoiser import Denoiser
-from oneprior.noise import Seeded, White
-from oneprior.uses.errors import Plan, errors
+from oneprior.noise import Seeded
+from oneprior.uses.errors import Plan, check_density, errors
 
 NOISIEST = -5.0  # lam of the noisy end: the signal is 0.7 % of the noise, its third cumulant 3e-7 of it
 
@@ -64,7 +65,7 @@ def likelihood(
     """
     lo, hi = _ends(den)
     if steps < 1 or (probes is not None and probes < 1):
-        raise ValueError(f"steps = {steps}, probes = {probes}: at least 1 was expected (probes=None is the exact trace)")
+        raise ValueError(f"steps = {steps}, probes = {probes}: at least 1 was expected (None for the exact trace)")
     d, calls, probe = x0[0].numel(), 0, _probes(x0, probes, seeds)
     start, end = asinh((hi - 1) / 2), asinh((lo - 1) / 2)
     h = (end - start) / steps
@@ -143,13 +144,12 @@ def bound(
 
 def _ends(den: Denoiser) -> tuple[float, float]:
     schedule, (first, last) = den.schedule, den.facts.t_range
-    if not den.facts.density:
-        raise ValueError("this denoiser is not a model of a density (guided or restored): give the one inside, `.inner`")
-    if not isinstance(schedule.color, White) or schedule.at(0.5)[1] is not None:
-        raise ValueError(f"likelihoods are defined for white noise and no anchor; the schedule is {schedule}")
+    check_density(den)
+    if schedule.at(0.5)[1] is not None:
+        raise ValueError(f"likelihoods are defined without an anchor; the schedule is {schedule}")
     lo, hi = max(schedule.lam(last), NOISIEST), schedule.lam(max(first, schedule.t_min))
     if lo > -2:
-        raise ValueError(f"at its noisiest time, {last}, the model still has log(alpha/sigma) = {lo:.3g}; -2 or less was expected")
+        raise ValueError(f"log(alpha/sigma) = {lo:.3g} at the model's last time, {last}; -2 or less was expected")
     return lo, hi
 
 

@@ -23,7 +23,7 @@ from oneprior import paths
 from oneprior.denoiser import Denoiser
 from oneprior.noise import Noise, Replay, Seeded, White
 from oneprior.paths import Path
-from oneprior.sampling import DDIM, grids, walk
+from oneprior.sampling import DDIM, Step, grids, walk
 from oneprior.schedules import Eta, Schedule
 
 Tape = dict[tuple[int, str], Tensor]
@@ -77,11 +77,7 @@ def encode(
     path = _path(den, steps, eta, start)
     noise, tape, residual = _noise(seeds, len(x0)), {}, torch.zeros_like(x0)
     if eta == 0:
-        up = paths.invert(path.matrix[:, 0].tolist())
-        x = x0
-        for out in walk(den, x0, up, DDIM(), Replay({}), **cond):
-            x = out.x
-        return Code(x, {}, residual, path, eta, den.schedule)
+        return Code(_inverted(x0, den, path, cond), {}, residual, path, eta, den.schedule)
     begin = _noised(x0, den, path, noise)
     for stage, rest, z in _encoding(x0, begin, den, path, eta, noise, cond):
         residual = rest
@@ -99,9 +95,7 @@ def decode(code: Code, den: Denoiser, *, residual: bool = True, **cond: Any) -> 
         ValueError: when the model has another schedule than the code (`with_schedule` gives it the code's).
     """
     _same(code.schedule, den)
-    x = code.start
-    for out in walk(den, x, code.path, DDIM(Eta(code.eta)), Replay(code.noises), **cond):
-        x = out.x
+    x = _end(walk(den, code.start, code.path, DDIM(Eta(code.eta)), Replay(code.noises), **cond))
     return x + code.residual if residual else x
 
 
@@ -153,19 +147,11 @@ def _cycle(x0: Tensor, a: Denoiser, b: Denoiser, path: Path, eta: float, noise: 
 
 
 def _ddib(x0: Tensor, a: Denoiser, b: Denoiser, path: Path, eta: float, noise: Noise, ca: Any, cb: Any) -> Tensor:
-    x = x0
-    for out in walk(a, x, paths.invert(path.matrix[:, 0].tolist()), DDIM(), noise, **ca):
-        x = out.x
-    for out in walk(b, x, path, DDIM(), noise, **cb):
-        x = out.x
-    return x
+    return _end(walk(b, _inverted(x0, a, path, ca), path, DDIM(), noise, **cb))
 
 
 def _sdedit(x0: Tensor, a: Denoiser, b: Denoiser, path: Path, eta: float, noise: Noise, ca: Any, cb: Any) -> Tensor:
-    x = _noised(x0, b, path, noise)
-    for out in walk(b, x, path, DDIM(Eta(eta)), noise, **cb):
-        x = out.x
-    return x
+    return _end(walk(b, _noised(x0, b, path, noise), path, DDIM(Eta(eta)), noise, **cb))
 
 
 METHODS: dict[str, Move] = {"cycle": _cycle, "ddib": _ddib, "sdedit": _sdedit}
@@ -182,6 +168,15 @@ def _encoding(
         out.x = out.x + row.w[0] * rest
         z = noise(out.index + 1, x0) + (row.w[0] / row.std) * rest if row.std else None
         yield out.index + 1, rest, z
+
+
+def _inverted(x0: Tensor, den: Denoiser, path: Path, cond: Mapping[str, Any]) -> Tensor:
+    return _end(walk(den, x0, paths.invert(path.matrix[:, 0].tolist()), DDIM(), Replay({}), **cond))
+
+
+def _end(steps: Iterator[Step]) -> Tensor:
+    *_, last = steps
+    return last.x
 
 
 def _path(den: Denoiser, steps: int, eta: float, start: float | None) -> Path:
@@ -207,4 +202,4 @@ def _noise(seeds: Sequence[int] | None, count: int) -> Seeded:
 
 def _same(schedule: Schedule, den: Denoiser) -> None:
     if den.schedule != schedule:
-        raise ValueError(f"the code is under {schedule}, the model under {den.schedule}: use with_schedule(den, {schedule})")
+        raise ValueError(f"the code is under {schedule}, the model under {den.schedule}: use with_schedule(model, ...)")

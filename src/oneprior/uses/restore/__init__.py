@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from oneprior.uses.restore.run import Restored, restore
 
 __all__ = [
-    "METHODS", "Log", "MMPSSettings", "Power", "RedDiffSettings", "Restored", "Truncated", "Weighting", "restore",
+    "METHODS",
+    "Log",
+    "MMPSSettings",
+    "Power",
+    "RedDiffSettings",
+    "Restored",
+    "Truncated",
+    "Weighting",
+    "restore",
 ]
 
 

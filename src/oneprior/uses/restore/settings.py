@@ -53,8 +53,9 @@ class MMPSSettings:
     """steps of conjugate gradients at most in each call"""
     tol: float = 1e-3
     """relative residual at which a sample's solve stops"""
-    sampler: str = "auto"
-    """any name of oneprior.sampling.SAMPLERS"""
+    sampler: str = "ancestral"
+    """any name of oneprior.sampling.SAMPLERS; fresh noise in every step mends the errors of a trained network: one dB
+    on digits, over the ODE"""
 
 
 @dataclass(frozen=True)
