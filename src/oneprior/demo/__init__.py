@@ -38,13 +38,14 @@ from oneprior.training.settings import TrainSettings, as_json
 from oneprior.training.trainer import Trainer
 
 NETWORK = UNetConfig((1, 8, 8), classes=10, channels=(16, 32), dropout=0.3)
-# Hiding the label from three in ten makes the unconditional half good enough to restore with; dropout keeps samples from
-# lying closer to training digits than held-out digits do.
+# Hiding the label from three in ten makes the unconditional half good enough to restore with; dropout keeps samples
+# from lying closer to training digits than held-out digits do.
 SETTINGS = TrainSettings(
     samples=300_032, batch=128, lr=2e-3, warmup=5_000, decay="cosine", decay_from=180_000, betas=(0.9, 0.99), drop=0.3,
     averages=(0.05, 0.10), save_minutes=1.0, keep=1, log_every=4_096,
 )  # fmt: skip
 QUICK = replace(SETTINGS, samples=6_400, decay_from=3_200, log_every=1_280)
+LITTLE = Extent(seeds=(0,), generate=400, images=60, restored=8, draws=4, edits=30)
 
 
 class DemoJob(Protocol):
@@ -77,8 +78,7 @@ def run(job: DemoJob) -> int:
     prior, log = learn(job, train, Pixels(17), NETWORK, settings, console)
     seconds: dict[str, float] = {"train": time.perf_counter() - began}
     folder = Path(job.out)
-    extent = Extent(seeds=(0,), generate=400, images=60, restored=8, draws=4, edits=30) if job.quick else Extent()
-    bench = Bench(prior, Digits.of(train, test), extent)
+    bench = Bench(prior, Digits.of(train, test), LITTLE if job.quick else Extent())
     rows, pictures = [], []
     with bars(console) as progress:
         task = progress.add_task("measuring", total=len(FIGURES))

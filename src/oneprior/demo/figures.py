@@ -251,7 +251,7 @@ def _equal_flips(
 def density(b: Bench) -> tuple[Rows, Pictures]:
     x = b.data.test[: b.extent.images]
     nats, move, base = [], [], []
-    null_label = {"label": b.prior.conditions.null["label"].expand(len(x))}
+    null_label: dict[str, Any] = {"label": b.prior.conditions.null["label"].expand(len(x))}
     for s in b.extent.seeds:
         m = spread(x, b.prior.codec, s)
         seeds = range(s * 10**6, s * 10**6 + len(x))

@@ -70,22 +70,8 @@ def step(
 class _Part:
     """A part of the sample on its way: its x, the x its step began from, its last means, its plan."""
 
-    __slots__ = (
-        "base",
-        "color",
-        "depth",
-        "key",
-        "m",
-        "noise",
-        "plan",
-        "reuse",
-        "temperature",
-        "variance",
-        "view",
-        "which",
-        "x",
-        "y",
-    )
+    __slots__ = ("base", "color", "depth", "key", "m", "noise", "plan", "reuse")
+    __slots__ += ("temperature", "variance", "view", "which", "x", "y")
 
     def __init__(
         self,
@@ -100,12 +86,8 @@ class _Part:
     ) -> None:
         self.reuse = False
         self.key, self.x, self.base, self.m, self.y = key, x, x, [], y.get(key) if isinstance(y, dict) else y
-        self.plan, self.depth, self.view, self.variance = (
-            solver.plan(schedule, path),
-            solver.depth,
-            solver.view,
-            solver.variance,
-        )
+        self.plan, self.depth = solver.plan(schedule, path), solver.depth
+        self.view, self.variance = solver.view, solver.variance
         self.noise, self.temperature = noise, temperature
         self.color = None if isinstance(schedule.color, White) else schedule.color
         which = path.track(key)
@@ -122,9 +104,8 @@ class _Part:
             return t
         if isinstance(self.which, int):
             return t[self.which].item()
-        return t.to(device=self.x.device, dtype=torch.float64 if self.x.device.type != "mps" else torch.float32)[
-            self.which
-        ]
+        dtype = torch.float64 if self.x.device.type != "mps" else torch.float32
+        return t.to(device=self.x.device, dtype=dtype)[self.which]
 
     def spread(self, v: Any) -> Any:
         """A number of the plan over the elements of x: a float where the whole part has one track."""
