@@ -41,10 +41,10 @@ NETWORK = UNetConfig((1, 8, 8), classes=10, channels=(16, 32), dropout=0.3)
 # Hiding the label from three in ten makes the unconditional half good enough to restore with; dropout keeps samples
 # from lying closer to training digits than held-out digits do.
 SETTINGS = TrainSettings(
-    samples=300_032, batch=128, lr=2e-3, warmup=5_000, decay="cosine", decay_from=180_000, betas=(0.9, 0.99), drop=0.3,
+    samples=330_240, batch=256, lr=3e-3, warmup=10_000, decay="cosine", decay_from=190_000, betas=(0.9, 0.99), drop=0.3,
     averages=(0.05, 0.10), save_minutes=1.0, keep=1, log_every=4_096,
 )  # fmt: skip
-QUICK = replace(SETTINGS, samples=6_400, decay_from=3_200, log_every=1_280)
+QUICK = replace(SETTINGS, samples=12_800, decay_from=6_400, log_every=1_280)
 LITTLE = Extent(seeds=(0,), generate=400, images=60, restored=8, draws=4, edits=30)
 
 

@@ -221,7 +221,7 @@ def edit(b: Bench) -> tuple[Rows, Pictures]:
     return rows, [("Edit", grid(torch.cat([x[:m], shown[:m]]), m, 40), words)]
 
 
-EDIT: dict[str, Any] = {"method": "cycle", "strength": 0.65, "steps": 25, "guidance": 2.0, "eta": 0.5}
+EDIT: dict[str, Any] = {"method": "cycle", "strength": 0.64, "steps": 25, "guidance": 1.5, "eta": 0.9}
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
@@ -233,7 +233,7 @@ def _equal_flips(
 ) -> tuple[float, ...]:
     """SDEdit at the strength at which as many digits flip: flip rate, distance, Frechet distance, interpolated."""
     found = []
-    for strength in (0.6, 0.7, 0.8):
+    for strength in (0.65, 0.75, 0.85):
         out = b.prior.edit(
             x, target=target, method="sdedit", strength=strength, steps=20, seeds=seeds, guidance=EDIT["guidance"]
         ).x
