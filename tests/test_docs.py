@@ -4,6 +4,8 @@ The blocks of one page share their names, in order, as a reader would type them;
 Shell blocks are not run here.
 """
 
+import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,12 @@ def test_a_wrong_block_fails(tmp_path: Path) -> None:
     first.evaluate()
     with pytest.raises(AssertionError):
         second.evaluate()
+
+
+def test_the_table_of_figures_is_that_of_the_recorded_run() -> None:
+    spec = importlib.util.spec_from_file_location("results", ROOT / "tools" / "results.py")
+    assert spec is not None and spec.loader is not None
+    results = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(results)
+    readme = (ROOT / "README.md").read_text()
+    assert results.written(readme, json.loads((ROOT / "docs" / "results" / "demo.json").read_text())) == readme

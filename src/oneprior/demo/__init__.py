@@ -37,11 +37,11 @@ from oneprior.training.run import RunFolder
 from oneprior.training.settings import TrainSettings, as_json
 from oneprior.training.trainer import Trainer
 
-NETWORK = UNetConfig((1, 8, 8), classes=10, channels=(16, 32), dropout=0.3)
+NETWORK = UNetConfig((1, 8, 8), classes=10, channels=(16, 32), dropout=0.35)
 # Hiding the label from three in ten makes the unconditional half good enough to restore with; dropout keeps samples
 # from lying closer to training digits than held-out digits do.
 SETTINGS = TrainSettings(
-    samples=330_240, batch=256, lr=3e-3, warmup=10_000, decay="cosine", decay_from=190_000, betas=(0.9, 0.99), drop=0.3,
+    samples=300_032, batch=256, lr=3e-3, warmup=10_000, decay="cosine", decay_from=170_000, betas=(0.9, 0.99), drop=0.3,
     averages=(0.05, 0.10), save_minutes=1.0, keep=1, log_every=4_096,
 )  # fmt: skip
 QUICK = replace(SETTINGS, samples=12_800, decay_from=6_400, log_every=1_280)

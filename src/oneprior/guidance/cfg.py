@@ -6,8 +6,7 @@ that its spread stays that of D_c: D <- phi D std(D_c)/std(D) + (1 - phi) D per 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from operator import is_
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -68,16 +67,20 @@ class CFG(Wrapper):
             )
         self.scale, self.interval, self.rescale = scale, interval, rescale
         self.other = dict(negative or inner.facts.null)
+        self._plain = not isinstance(scale, Tensor) and scale == 1.0
+        self._ask: Callable[..., Posterior] | None = None
         self._kept: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def posterior(self, x: Tensor, t: Any, **cond: Any) -> Posterior:
         double = self._conditions(x.shape[0], cond)
-        on = True if self.interval is None else self.interval.holds(self, t)
-        plain = not isinstance(self.scale, Tensor) and self.scale == 1.0
-        if plain or on is False or (isinstance(on, Tensor) and not bool(on.any())):
+        on = None if self.interval is None else self.interval.holds(self, t)
+        if self._plain or on is False or (isinstance(on, Tensor) and not bool(on.any())):
             return self.inner(x, t, **cond)
-        tt = torch.cat([t.expand(len(x), *t.shape[1:])] * 2) if isinstance(t, Tensor) and t.ndim else t
-        post = self.inner.posterior(torch.cat((x, x)), tt, **double)  # the time is checked already
+        tt = t
+        if type(t) is not float and isinstance(t, Tensor) and t.ndim:
+            tt = torch.cat([t.expand(len(x), *t.shape[1:])] * 2)
+        ask = self._ask or self.inner.posterior
+        post = ask(torch.cat((x, x)), tt, **double)  # the time is checked already
         c, u = post.mean.chunk(2)
         scale = align(self.scale, x) if isinstance(self.scale, Tensor) else self.scale
         # without a graph the unguided half of the doubled call is nobody else's: mix in its memory (a constant mean
@@ -88,31 +91,30 @@ class CFG(Wrapper):
             dims = tuple(range(1, x.ndim))
             ratio = c.std(dims, keepdim=True) / mean.std(dims, keepdim=True)
             mean = mean * (1 + self.rescale * (ratio - 1))
-        if isinstance(on, Tensor):
+        if on is not None and on is not True:
             mean = torch.where(align(on, x), mean, c)
         return Posterior(mean, x, self.schedule, t, None if post.var is None else post.var.chunk(2)[0], cond.get("y"))
 
     def begin(self, path: Any = None) -> Denoiser:
         twin = self.around(self.inner.begin(path))
         assert isinstance(twin, CFG)
-        twin._kept = ((), {})
+        twin._kept, twin._ask = ((), {}), twin.inner.posterior
         return twin
 
     def _conditions(self, batch: int, cond: dict[str, Any]) -> dict[str, Any]:
         """Conditions of the doubled batch, guided half first; along one trajectory they are made once."""
-        values = tuple(cond.values())
-        if (
-            self._kept is not None
-            and values
-            and len(values) == len(self._kept[0])
-            and all(map(is_, values, self._kept[0]))
-        ):
-            return self._kept[1]
+        kept = self._kept
+        if kept is not None and cond and len(cond) == len(kept[0]):
+            for v, seen in zip(cond.values(), kept[0], strict=True):
+                if v is not seen:
+                    break
+            else:
+                return kept[1]
         if not any(cond.get(k) is not None for k in self.other):
             raise ValueError(f"guidance needs one of the conditions {sorted(self.other)}; none was given")
         double = {k: self._twice(k, v, batch) for k, v in cond.items()}
         if self._kept is not None:
-            self._kept = (values, double)
+            self._kept = (tuple(cond.values()), double)
         return double
 
     def _twice(self, name: str, v: Any, batch: int) -> Any:

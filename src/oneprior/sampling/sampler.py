@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -142,7 +143,7 @@ def _begin(
         raise ValueError(f"{len(noise.seeds)} seeds for {batch} samples: one seed a sample")
     if start is not None:  # a copy: the walk may overwrite it
         return ({k: v.clone() for k, v in start.items()} if isinstance(start, Mapping) else start.clone()), noise
-    device = next((p.device for p in den.parameters()), torch.device("cpu"))
+    device = next((v.device for v in chain(den.parameters(), den.buffers())), torch.device("cpu"))
     own: Any = den.schedule
     if not several:
         return _start(own, torch.empty(tuple(shape), device=device), path, noise, "", y), noise

@@ -55,7 +55,7 @@ def step(
             w, m = w[1:], m[1:]
         else:
             out = start.mul_(keep) if reuse else start * keep
-        for c, d in zip(w, m, strict=False):
+        for c, d in zip(w, m):  # noqa: B905 (a row of a renoising step has weights and no means)
             out = out.add_(d, alpha=c)  # in place on a tensor of our own: the graph keeps only m
     else:
         out = start * keep
@@ -127,8 +127,7 @@ class _Part:
                 f = self.spread
                 row = Row(f(row.keep), tuple(f(w) for w in row.w), f(row.anchor), f(row.std), row.back)
             _, w, _, std, back, last = row
-            # a denoiser may return its input: a mean that is the very memory of x must survive the step
-            own = last and self.reuse and (self._apart() if back else not m or m[0].data_ptr() != self.x.data_ptr())
+            own = last and self.reuse and self._apart(self.base if back else self.x)
             x = step(self.x, m, row, self.base, self.y, own)
             if self.variance and call and post.var is not None:
                 std = (std * std + (w[0] * w[0]) * post.var).sqrt()
@@ -144,9 +143,13 @@ class _Part:
                 self.base = self.x
             self.x = x
 
-    def _apart(self) -> bool:
-        at = self.base.data_ptr()
-        return all(d.data_ptr() != at for d in self.m)
+    def _apart(self, start: Tensor) -> bool:
+        # a denoiser may return its input: a mean that is the very memory of x must survive the step
+        at = start.data_ptr()
+        for d in self.m:  # noqa: SIM110 (a generator costs more than the step's arithmetic)
+            if d.data_ptr() == at:
+                return False
+        return True
 
 
 def walk(
@@ -168,7 +171,7 @@ def walk(
     x: (B, *) in model range, or a dict of parts; path, solver: data, see `paths` and `solvers`; noise: stage i + 1 is
     drawn after call i. grad: how many of the last calls keep a graph (0 none); checkpoint: recompute those calls in
     the backward pass. check: look for non-finite values after every call and name it. reuse: x is the walk's own and a
-    step may overwrite the x before it (the caller keeps none of them). cond: passed to the denoiser.
+    step may overwrite the x and the `Step` before it (the caller keeps none of them). cond: passed to the denoiser.
 
     Raises:
         FloatingPointError: with `check`, at the first non-finite value.
@@ -180,7 +183,7 @@ def walk(
         k: _Part(k, v, own[k] if isinstance(own, dict) else own, path, solver, noise, temperature, cond.get("y"))
         for k, v in (x.items() if several else [("", x)])
     }
-    first, post, t = next(iter(parts.values())), None, None
+    first, post, t, out = next(iter(parts.values())), None, None, None
     if several:
         for p, shared in zip(parts.values(), together([p.plan for p in parts.values()]), strict=True):
             p.plan = shared
@@ -189,7 +192,7 @@ def walk(
     for p in parts.values():
         p.reuse = reuse and not outer and p.color is None
     for i, stage in enumerate(plan):
-        wanted, before = outer and i >= count - grad, torch.is_grad_enabled()
+        wanted, before = outer and i >= count - grad, outer if reuse else torch.is_grad_enabled()
         if before is not wanted:
             torch.set_grad_enabled(wanted)
         try:
@@ -218,8 +221,10 @@ def walk(
                 torch.set_grad_enabled(before)
         if several:
             out = Step(i, {k: p.x for k, p in parts.items()}, post, t, stage.s, {k: p.m for k, p in parts.items()})
-        else:
+        elif out is None or not reuse:
             out = Step(i, first.x, post, t, stage.s, first.m)
+        else:
+            out.index, out.x, out.posterior, out.t, out.s, out.history = i, first.x, post, t, stage.s, first.m
         if check:
             _finite(out, i, count)
         yield out

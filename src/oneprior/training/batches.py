@@ -91,10 +91,10 @@ class Batches:
         eps = torch.from_numpy(order.normal(seed, "noise", k, shape))
         cond: dict[str, Tensor] = {}
         if self.conditions:
-            if missing := [name for name in self.conditions.null if name not in data]:
+            if missing := [name for name in self.conditions if name not in data]:
                 raise KeyError(f"the model is conditioned on {missing}, but the data gives only {sorted(data)}")
             hidden = torch.from_numpy(order.uniform(seed, "drop", k))
-            given = {name: data[name] for name in self.conditions.null}
+            given = self.conditions.encode(len(k), **{name: data[name] for name in self.conditions})
             cond = self.conditions.drop(given, hidden, self.settings.drop)
         if self.engine.device.type == "cuda":
             x0, eps = x0.pin_memory(), eps.pin_memory()
