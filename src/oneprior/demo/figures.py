@@ -256,7 +256,7 @@ def density(b: Bench) -> tuple[Rows, Pictures]:
         m = spread(x, b.prior.codec, s)
         seeds = range(s * 10**6, s * 10**6 + len(x))
         found = [
-            float(likelihood(b.prior.den, m, steps=k, probes=1, seeds=seeds, **null_label).x.mean()) for k in (8, 16)
+            float(likelihood(b.prior.den, m, steps=k, probes=1, seeds=seeds, **null_label).x.mean()) for k in (16, 32)
         ]
         nats.append(found[1])
         move.append(abs(found[1] - found[0]))

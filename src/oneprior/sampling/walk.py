@@ -70,8 +70,12 @@ def step(
 class _Part:
     """A part of the sample on its way: its x, the x its step began from, its last means, its plan."""
 
-    __slots__ = ("base", "color", "depth", "key", "m", "noise", "plan", "reuse")
-    __slots__ += ("temperature", "variance", "view", "which", "x", "y")
+    # fmt: off
+    __slots__ = (
+        "base", "color", "depth", "key", "m", "noise", "plan", "reuse", "temperature", "variance", "view", "which",
+        "x", "y",
+    )
+    # fmt: on
 
     def __init__(
         self,
@@ -183,7 +187,9 @@ def walk(
         k: _Part(k, v, own[k] if isinstance(own, dict) else own, path, solver, noise, temperature, cond.get("y"))
         for k, v in (x.items() if several else [("", x)])
     }
-    first, post, t, out = next(iter(parts.values())), None, None, None
+    first, t = next(iter(parts.values())), None
+    post: Any = None
+    out: Step | None = None
     if several:
         for p, shared in zip(parts.values(), together([p.plan for p in parts.values()]), strict=True):
             p.plan = shared
