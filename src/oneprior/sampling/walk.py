@@ -235,8 +235,9 @@ def walk(
             _finite(out, i, count)
         yield out
         if several:
+            every: Any = out  # whose x and history are dicts
             for k, p in parts.items():
-                p.x, p.m = out.x[k], out.history[k]
+                p.x, p.m = every.x[k], every.history[k]
         else:
             first.x, first.m = out.x, out.history
             if reuse:  # nobody else looks at this step again: its memory serves the next call
