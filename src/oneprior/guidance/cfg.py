@@ -65,14 +65,19 @@ class CFG(Wrapper):
             raise ValueError(
                 "guidance needs a conditional prior: this denoiser knows no null condition (facts.null is empty)"
             )
-        self.scale, self.interval, self.rescale = scale, interval, rescale
+        self.scale = scale if isinstance(scale, Tensor) else float(scale)
+        self.interval, self.rescale = interval, rescale
         self.other = dict(negative or inner.facts.null)
         self._plain = not isinstance(scale, Tensor) and scale == 1.0
         self._ask: Callable[..., Posterior] | None = None
-        self._kept: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._kept: tuple[tuple[int, ...] | None, dict[str, Any], dict[str, Any]] | None = None
 
     def posterior(self, x: Tensor, t: Any, **cond: Any) -> Posterior:
-        double = self._conditions(x.shape[0], cond)
+        kept = self._kept
+        if kept is not None and tuple(map(id, cond.values())) == kept[0]:
+            double = kept[1]
+        else:
+            double = self._conditions(x.shape[0], cond)
         on = None if self.interval is None else self.interval.holds(self, t)
         if self._plain or on is False or (isinstance(on, Tensor) and not bool(on.any())):
             return self.inner(x, t, **cond)
@@ -82,7 +87,7 @@ class CFG(Wrapper):
         ask = self._ask or self.inner.posterior
         post = ask(torch.cat((x, x)), tt, **double)  # the time is checked already
         c, u = post.mean.chunk(2)
-        scale = align(self.scale, x) if isinstance(self.scale, Tensor) else self.scale
+        scale = self.scale if type(self.scale) is float else align(self.scale, x)
         # without a graph the unguided half of the doubled call is nobody else's: mix in its memory (a constant mean
         # comes expanded, and has none)
         own = not torch.is_grad_enabled() and u.is_contiguous()
@@ -93,28 +98,25 @@ class CFG(Wrapper):
             mean = mean * (1 + self.rescale * (ratio - 1))
         if on is not None and on is not True:
             mean = torch.where(align(on, x), mean, c)
-        return Posterior(mean, x, self.schedule, t, None if post.var is None else post.var.chunk(2)[0], cond.get("y"))
+        # the posterior of the doubled call is ours alone: it becomes the answer
+        post.mean, post.x_t, post.y, post._t = mean, x, cond.get("y"), t
+        if post.var is not None:
+            post.var = post.var.chunk(2)[0]
+        return post
 
     def begin(self, path: Any = None) -> Denoiser:
         twin = self.around(self.inner.begin(path))
         assert isinstance(twin, CFG)
-        twin._kept, twin._ask = ((), {}), twin.inner.posterior
+        twin._kept, twin._ask = (None, {}, {}), twin.inner.posterior
         return twin
 
     def _conditions(self, batch: int, cond: dict[str, Any]) -> dict[str, Any]:
         """Conditions of the doubled batch, guided half first; along one trajectory they are made once."""
-        kept = self._kept
-        if kept is not None and cond and len(cond) == len(kept[0]):
-            for v, seen in zip(cond.values(), kept[0], strict=True):
-                if v is not seen:
-                    break
-            else:
-                return kept[1]
         if not any(cond.get(k) is not None for k in self.other):
             raise ValueError(f"guidance needs one of the conditions {sorted(self.other)}; none was given")
         double = {k: self._twice(k, v, batch) for k, v in cond.items()}
         if self._kept is not None:
-            self._kept = (tuple(cond.values()), double)
+            self._kept = (tuple(map(id, cond.values())), double, cond)  # cond stays alive, so its ids stay its own
         return double
 
     def _twice(self, name: str, v: Any, batch: int) -> Any:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import isfinite
 from typing import Any
 
 import torch
@@ -143,7 +144,7 @@ def _begin(
         raise ValueError(f"{len(noise.seeds)} seeds for {batch} samples: one seed a sample")
     if start is not None:  # a copy: the walk may overwrite it
         return ({k: v.clone() for k, v in start.items()} if isinstance(start, Mapping) else start.clone()), noise
-    device = next((v.device for v in chain(den.parameters(), den.buffers())), torch.device("cpu"))
+    device = _device(den)
     own: Any = den.schedule
     if not several:
         return _start(own, torch.empty(tuple(shape), device=device), path, noise, "", y), noise
@@ -206,4 +207,12 @@ def _first(schedule: Any) -> Schedule:
 
 
 def _is_finite(x: Tensor) -> bool:
-    return not x.is_floating_point() or bool(torch.isfinite(x.detach().sum()))
+    return not x.is_floating_point() or isfinite(x.detach().sum().item())
+
+
+def _device(den: Denoiser) -> torch.device:
+    # module by module: looking through all named tensors costs as much as a step
+    for module in den.modules():
+        for v in chain(module.parameters(recurse=False), module.buffers(recurse=False)):
+            return v.device
+    return torch.device("cpu")

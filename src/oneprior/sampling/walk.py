@@ -20,6 +20,8 @@ from oneprior.sampling.solvers import Row, Solver, Stage, together
 from oneprior.schedules import Schedule
 from oneprior.times import check_axes
 
+NOTHING: list[Tensor] = []
+
 
 class Step:
     """One finished stage: x (assignable) at time s, the posterior and the means from the call at t, newest first."""
@@ -193,7 +195,7 @@ def walk(
     if several:
         for p, shared in zip(parts.values(), together([p.plan for p in parts.values()]), strict=True):
             p.plan = shared
-    outer, plan = torch.is_grad_enabled(), first.plan
+    outer, plan, ask, advance = torch.is_grad_enabled(), first.plan, den.posterior, first.advance
     count = len(plan)
     for p in parts.values():
         p.reuse = reuse and not outer and p.color is None
@@ -209,28 +211,24 @@ def walk(
                 for k, p in parts.items():
                     p.advance(p.plan[i], i, post and post[k])
             else:
-                if type(stage.t) is float:
-                    t = stage.t
-                else:
-                    t = first.time(stage.t)
+                t = stage.t
+                if type(t) is not float:
+                    t = first.time(t)
                     if isinstance(t, Tensor):
                         check_axes(t, first.x, den.facts.time_axes)
                 if stage.call:  # the time is checked: straight to the posterior, hooks belong on the network
-                    post = (
-                        _recomputed(den, first.x, t, cond)
-                        if checkpoint and wanted
-                        else den.posterior(first.x, t, **cond)
-                    )
-                first.advance(stage, i, post)
+                    again = checkpoint and wanted
+                    post = _recomputed(den, first.x, t, cond) if again else ask(first.x, t, **cond)
+                advance(stage, i, post)
         finally:
             if before is not wanted:
                 torch.set_grad_enabled(before)
         if several:
             out = Step(i, {k: p.x for k, p in parts.items()}, post, t, stage.s, {k: p.m for k, p in parts.items()})
         elif out is None or not reuse:
-            out = Step(i, first.x, post, t, stage.s, first.m)
+            out = Step(i, first.x, None if reuse else post, t, stage.s, NOTHING if reuse else first.m)
         else:
-            out.index, out.x, out.posterior, out.t, out.s, out.history = i, first.x, post, t, stage.s, first.m
+            out.index, out.x, out.t, out.s = i, first.x, t, stage.s
         if check:
             _finite(out, i, count)
         yield out
@@ -238,12 +236,12 @@ def walk(
             every: Any = out  # whose x and history are dicts
             for k, p in parts.items():
                 p.x, p.m = every.x[k], every.history[k]
+        elif reuse:  # nobody else looks at the means of this step: their memory serves the next call
+            first.x, post = out.x, None
+            if first.depth == 1 and stage.call:
+                first.m = NOTHING
         else:
             first.x, first.m = out.x, out.history
-            if reuse:  # nobody else looks at this step again: its memory serves the next call
-                post = out.posterior = None
-                if first.depth == 1 and stage.call:
-                    first.m = out.history = []
 
 
 def _recomputed(den: Denoiser, x: Any, t: Any, cond: dict[str, Any]) -> Any:
