@@ -20,8 +20,6 @@ from oneprior.sampling.solvers import Row, Solver, Stage, together
 from oneprior.schedules import Schedule
 from oneprior.times import check_axes
 
-NOTHING: list[Tensor] = []
-
 
 class Step:
     """One finished stage: x (assignable) at time s, the posterior and the means from the call at t, newest first."""
@@ -226,7 +224,7 @@ def walk(
         if several:
             out = Step(i, {k: p.x for k, p in parts.items()}, post, t, stage.s, {k: p.m for k, p in parts.items()})
         elif out is None or not reuse:
-            out = Step(i, first.x, None if reuse else post, t, stage.s, NOTHING if reuse else first.m)
+            out = Step(i, first.x, None if reuse else post, t, stage.s, [] if reuse else first.m)
         else:
             out.index, out.x, out.t, out.s = i, first.x, t, stage.s
         if check:
@@ -239,7 +237,7 @@ def walk(
         elif reuse:  # nobody else looks at the means of this step: their memory serves the next call
             first.x, post = out.x, None
             if first.depth == 1 and stage.call:
-                first.m = NOTHING
+                first.m = []
         else:
             first.x, first.m = out.x, out.history
 
