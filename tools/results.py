@@ -25,7 +25,7 @@ def table(report: dict[str, Any]) -> str:
     ]
     for r in report["rows"]:
         error = "" if r.get("stderr") is None else f" ± {words(r['stderr'])}"
-        met = "" if r["verdict"] else " (missed)"
+        met = " (missed)" if r["verdict"] is False else ""
         cells = [
             r["use"],
             r["metric"],

@@ -168,12 +168,11 @@ def finish(
         return
     for r in rows:
         error = f" +- {r['stderr']:.3f}" if r.get("stderr") is not None else ""
-        console.print(
-            f"{'ok' if r['verdict'] else 'no':3s} {r['use']:11s}{r['metric']:34s}{r['value']:8.3f}{error}  ({r['bar']})"
-        )
+        console.print(f"{MARK[r['verdict']]:3s} {r['use']:11s}{r['metric']:34s}{r['value']:8.3f}{error}  ({r['bar']})")
     console.print(f"report: {folder / 'report.html'}   prior: {folder / 'prior'}   ({sum(seconds.values()):.0f} s)")
 
 
+MARK = {True: "ok", False: "no", None: ""}
 NOTES = [
     "Each figure is the mean over noise seeds with the standard error of that mean. Beside it stands the best that we "
     "know without a diffusion model (logistic regression, one Gaussian, one Gaussian per class, the Wiener filter, "

@@ -60,7 +60,7 @@ def row(
     mean = float(v.mean())
     return {
         "use": use, "metric": metric, "value": mean, "stderr": error, "baseline": baseline, "null": null, "bar": bar,
-        "verdict": bool(holds),
+        "verdict": None if bar == "shown" else bool(holds),
     }  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def edit(b: Bench) -> tuple[Rows, Pictures]:
     blend = blended(b.data, x, source, target)
     blend_flips = float((b.data.read(blend) == target).double().mean())
     noise = [mean(v) for v in zip(*other, strict=True)]
-    m = 20
+    m = 12
     fd = null(frechet_distance, torch.cat([real, flatten(b.data.test)]), (len(real), len(x)), repeats=5)
     rows = [
         row(

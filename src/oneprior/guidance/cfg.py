@@ -90,8 +90,7 @@ class CFG(Wrapper):
         scale = self.scale if type(self.scale) is float else align(self.scale, x)
         # without a graph the unguided half of the doubled call is nobody else's: mix in its memory (a constant mean
         # comes expanded, and has none)
-        own = not torch.is_grad_enabled() and u.is_contiguous()
-        mean = u.lerp_(c, scale) if own else torch.lerp(u, c, scale)
+        mean = torch.lerp(u, c, scale) if torch.is_grad_enabled() or not u.is_contiguous() else u.lerp_(c, scale)
         if self.rescale:
             dims = tuple(range(1, x.ndim))
             ratio = c.std(dims, keepdim=True) / mean.std(dims, keepdim=True)
