@@ -124,6 +124,11 @@ def masks(kind: str, x: Tensor, seed: int) -> Tensor:
     return (rank < u.shape[1] // 2).reshape(len(x), 1, *x.shape[2:])
 
 
+def quality(v: Tensor, x: Tensor) -> float:
+    """PSNR in dB, peak 1, the mean over pictures."""
+    return float(psnr(v.clamp(0, 1), x, data_range=1.0).mean())
+
+
 def restore(b: Bench) -> tuple[Rows, Pictures]:
     rows: Rows = []
     pictures: Pictures = []
@@ -143,12 +148,11 @@ def restore(b: Bench) -> tuple[Rows, Pictures]:
             w = wiener(b.data, y, mask, NOISE)
             draws = out.draws
             assert draws is not None and out.std is not None
-            score = lambda v, x=x: float(psnr(v.clamp(0, 1), x, data_range=1.0).mean())  # noqa: E731
-            best.append(score(out.x))
-            one.append(score(draws[:, 0]))
-            filtered.append(score(w))
-            paper.append(score(with_paper.x))
-            pinv.append(score(torch.where(mask, y, b.data.train.mean(0))))
+            best.append(quality(out.x, x))
+            one.append(quality(draws[:, 0], x))
+            filtered.append(quality(w, x))
+            paper.append(quality(with_paper.x, x))
+            pinv.append(quality(torch.where(mask, y, b.data.train.mean(0)), x))
             off = torch.where(mask[:, None], draws - y[:, None], 0.0)
             residual.append(float((off.square().sum() / mask.sum() / b.extent.draws).sqrt()) / NOISE)
             if k == 0:
