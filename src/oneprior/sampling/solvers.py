@@ -31,7 +31,8 @@ Number = float | Tensor  # a float on a path of one track, else float64 [tracks]
 
 class Row(NamedTuple):
     """x_s = keep x + sum_j w_j m_j + anchor y + std n, with m_0 the newest mean. back: from the x before this step.
-    last: nothing later starts from the x this row starts from, so its memory may be used again."""
+    last: nothing later starts from the x this row starts from, so its memory may be used again.
+    lag: whose noise n is: 0 this stage's own, 1 that of the stage before (a corrector repeats its predictor's)."""
 
     keep: Any
     w: tuple[Any, ...]
@@ -39,6 +40,7 @@ class Row(NamedTuple):
     std: Any
     back: bool = False
     last: bool = False
+    lag: int = 0
 
 
 class Stage(NamedTuple):
@@ -164,7 +166,7 @@ def _lower(row: Row, one: bool) -> Row:
     w = tuple(number(v) for v in row.w)
     while len(w) > 1 and isinstance(w[-1], float) and w[-1] == 0.0:
         w = w[:-1]
-    return Row(row.keep.item() if one else row.keep, w, number(row.anchor), number(row.std), row.back)
+    return Row(row.keep.item() if one else row.keep, w, number(row.anchor), number(row.std), row.back, False, row.lag)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def step(
     x, m_j, y: (B, *). base: the x a `back` row starts from. Numbers of the row are floats, or tensors that broadcast.
     reuse: the result may take the memory of the x it starts from.
     """
-    keep, w, anchor, _, back, _ = row
+    keep, w, anchor, _, back, _, _ = row
     if 0 < len(m) < len(w):  # a history that was cut short: the newest mean takes the weight of the missing
         newest: Any = sum(w[len(m) :], start=w[0])
         w = (newest, *w[1 : len(m)])
@@ -129,14 +129,14 @@ class _Part:
         for row in rows:
             if type(row[0]) is not float:
                 f = self.spread
-                row = Row(f(row.keep), tuple(f(w) for w in row.w), f(row.anchor), f(row.std), row.back)
-            _, w, _, std, back, last = row
+                row = Row(f(row.keep), tuple(f(w) for w in row.w), f(row.anchor), f(row.std), row.back, False, row.lag)
+            _, w, _, std, back, last, lag = row
             own = last and self.reuse and self._apart(self.base if back else self.x)
             x = step(self.x, m, row, self.base, self.y, own)
             if self.variance and call and post.var is not None:
                 std = (std * std + (w[0] * w[0]) * post.var).sqrt()
             if type(std) is not float or std != 0.0:
-                n = self.noise(i + 1, x, self.key)
+                n = self.noise(i + 1 - lag, x, self.key)
                 n = n if self.color is None else self.color(n)
                 c = std * self.temperature
                 x = x.add_(n, alpha=c) if type(c) is float else x + c * n
