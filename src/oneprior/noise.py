@@ -33,10 +33,9 @@ def _draws(keys: Sequence[tuple[int, int]], shape: tuple[int, ...], gaussian: bo
     # (len(keys), *shape): float32 normal or float64 uniform numbers, row by row from the generator of a key
     if not hasattr(_own, "bits"):
         _own.bits = np.random.SFC64(0)
-    bits = _own.bits
-    generator = np.random.Generator(bits)
-    state = bits.state
-    words, state["has_uint32"] = state["state"]["state"], 0
+        _own.generator, _own.state = np.random.Generator(_own.bits), _own.bits.state
+    bits, generator, state = _own.bits, _own.generator, _own.state
+    words = state["state"]["state"]
     out = np.empty((len(keys), *shape), np.float32 if gaussian else np.float64)
     flat = out.reshape(len(keys), -1)
     for i, key in enumerate(keys):  # resetting one generator costs a fifth of making a new one

@@ -70,24 +70,28 @@ class CFG(Wrapper):
         self.other = dict(negative or inner.facts.null)
         self._plain = not isinstance(scale, Tensor) and scale == 1.0
         self._ask: Callable[..., Posterior] | None = None
-        self._kept: tuple[tuple[int, ...] | None, dict[str, Any], dict[str, Any]] | None = None
+        self._kept: tuple[dict[str, Any], dict[str, Any] | None] | None = None
 
     def posterior(self, x: Tensor, t: Any, **cond: Any) -> Posterior:
-        kept = self._kept
-        if kept is not None and tuple(map(id, cond.values())) == kept[0]:
-            double = kept[1]
-        else:
+        kept, double = self._kept, None
+        if kept is not None:  # along one trajectory the doubled conditions are made once
+            double = kept[1] if len(cond) == len(kept[0]) else None
+            for k, v in cond.items():
+                if kept[0].get(k, self) is not v:
+                    double = None
+        if double is None:
             double = self._conditions(x.shape[0], cond)
-        on = None if self.interval is None else self.interval.holds(self, t)
-        if self._plain or on is False or (isinstance(on, Tensor) and not bool(on.any())):
+        on = True if self.interval is None else self.interval.holds(self, t)
+        if self._plain or on is False or (on is not True and not bool(on.any())):
             return self.inner(x, t, **cond)
         tt = t
         if type(t) is not float and isinstance(t, Tensor) and t.ndim:
             tt = torch.cat([t.expand(len(x), *t.shape[1:])] * 2)
-        ask = self._ask or self.inner.posterior
-        post = ask(torch.cat((x, x)), tt, **double)  # the time is checked already
+        post = (self._ask or self.inner.posterior)(torch.cat((x, x)), tt, **double)  # the time is checked already
         c, u = post.mean.chunk(2)
-        scale = self.scale if type(self.scale) is float else align(self.scale, x)
+        scale = self.scale
+        if type(scale) is not float:
+            scale = align(scale, x)
         # without a graph the unguided half of the doubled call is nobody else's: mix in its memory (a constant mean
         # comes expanded, and has none)
         mean = torch.lerp(u, c, scale) if torch.is_grad_enabled() or not u.is_contiguous() else u.lerp_(c, scale)
@@ -95,10 +99,12 @@ class CFG(Wrapper):
             dims = tuple(range(1, x.ndim))
             ratio = c.std(dims, keepdim=True) / mean.std(dims, keepdim=True)
             mean = mean * (1 + self.rescale * (ratio - 1))
-        if on is not None and on is not True:
+        if on is not True:
             mean = torch.where(align(on, x), mean, c)
         # the posterior of the doubled call is ours alone: it becomes the answer
-        post.mean, post.x_t, post.y, post._t = mean, x, cond.get("y"), t
+        post.mean, post.x_t, post._t = mean, x, t
+        if post.y is not None:
+            post.y = cond.get("y")
         if post.var is not None:
             post.var = post.var.chunk(2)[0]
         return post
@@ -106,7 +112,7 @@ class CFG(Wrapper):
     def begin(self, path: Any = None) -> Denoiser:
         twin = self.around(self.inner.begin(path))
         assert isinstance(twin, CFG)
-        twin._kept, twin._ask = (None, {}, {}), twin.inner.posterior
+        twin._kept, twin._ask = ({}, None), twin.inner.posterior
         return twin
 
     def _conditions(self, batch: int, cond: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +121,7 @@ class CFG(Wrapper):
             raise ValueError(f"guidance needs one of the conditions {sorted(self.other)}; none was given")
         double = {k: self._twice(k, v, batch) for k, v in cond.items()}
         if self._kept is not None:
-            self._kept = (tuple(map(id, cond.values())), double, cond)  # cond stays alive, so its ids stay its own
+            self._kept = (cond, double)
         return double
 
     def _twice(self, name: str, v: Any, batch: int) -> Any:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint as _checkpoint
 from oneprior.denoiser import Denoiser
 from oneprior.noise import Noise, White
 from oneprior.paths import Path
-from oneprior.sampling.solvers import Row, Solver, Stage, together
+from oneprior.sampling.solvers import Row, Solver, Stage, mean, together
 from oneprior.schedules import Schedule
 from oneprior.times import check_axes
 
@@ -123,16 +123,22 @@ class _Part:
     def advance(self, stage: Stage, i: int, post: Any) -> None:
         """Apply the rows of stage i: the mean of each, then noise where its coefficient is not zero."""
         _, _, rows, moves, call, _ = stage
-        if call:
-            self.m = [self.view(post)] if self.depth == 1 else [self.view(post), *self.m[: self.depth - 1]]
         m = self.m
+        if call:
+            new = post.mean if self.view is mean else self.view(post)
+            self.m = m = [new] if self.depth == 1 else [new, *m[: self.depth - 1]]
         for row in rows:
             if type(row[0]) is not float:
-                f = self.spread
-                row = Row(f(row.keep), tuple(f(w) for w in row.w), f(row.anchor), f(row.std), row.back, False, row.lag)
+                row = self._spread(row)
             _, w, _, std, back, last, lag = row
-            own = last and self.reuse and self._apart(self.base if back else self.x)
-            x = step(self.x, m, row, self.base, self.y, own)
+            start = self.base if back else self.x
+            own = last and self.reuse
+            if own:  # a denoiser may return its input: a mean that is the very memory of x must survive the step
+                at = start.data_ptr()
+                for d in m:
+                    if d.data_ptr() == at:
+                        own = False
+            x = step(start, m, row, None, self.y, own)
             if self.variance and call and post.var is not None:
                 std = (std * std + (w[0] * w[0]) * post.var).sqrt()
             if type(std) is not float or std != 0.0:
@@ -147,13 +153,9 @@ class _Part:
                 self.base = self.x
             self.x = x
 
-    def _apart(self, start: Tensor) -> bool:
-        # a denoiser may return its input: a mean that is the very memory of x must survive the step
-        at = start.data_ptr()
-        for d in self.m:  # noqa: SIM110 (a generator costs more than the step's arithmetic)
-            if d.data_ptr() == at:
-                return False
-        return True
+    def _spread(self, row: Row) -> Row:
+        f = self.spread
+        return Row(f(row.keep), tuple(f(w) for w in row.w), f(row.anchor), f(row.std), row.back, False, row.lag)
 
 
 def walk(
@@ -209,14 +211,16 @@ def walk(
                 for k, p in parts.items():
                     p.advance(p.plan[i], i, post and post[k])
             else:
-                t = stage.t
+                t = stage[0]
                 if type(t) is not float:
                     t = first.time(t)
                     if isinstance(t, Tensor):
                         check_axes(t, first.x, den.facts.time_axes)
-                if stage.call:  # the time is checked: straight to the posterior, hooks belong on the network
-                    again = checkpoint and wanted
-                    post = _recomputed(den, first.x, t, cond) if again else ask(first.x, t, **cond)
+                if stage[4]:  # the time is checked: straight to the posterior, hooks belong on the network
+                    if checkpoint and wanted:
+                        post = _recomputed(den, first.x, t, cond)
+                    else:
+                        post = ask(first.x, t, **cond)
                 advance(stage, i, post)
         finally:
             if before is not wanted:
@@ -224,9 +228,9 @@ def walk(
         if several:
             out = Step(i, {k: p.x for k, p in parts.items()}, post, t, stage.s, {k: p.m for k, p in parts.items()})
         elif out is None or not reuse:
-            out = Step(i, first.x, None if reuse else post, t, stage.s, [] if reuse else first.m)
+            out = Step(i, first.x, None if reuse else post, t, stage[1], [] if reuse else first.m)
         else:
-            out.index, out.x, out.t, out.s = i, first.x, t, stage.s
+            out.index, out.x, out.t, out.s = i, first.x, t, stage[1]
         if check:
             _finite(out, i, count)
         yield out
@@ -236,7 +240,7 @@ def walk(
                 p.x, p.m = every.x[k], every.history[k]
         elif reuse:  # nobody else looks at the means of this step: their memory serves the next call
             first.x, post = out.x, None
-            if first.depth == 1 and stage.call:
+            if first.depth == 1 and stage[4]:
                 first.m = []
         else:
             first.x, first.m = out.x, out.history
