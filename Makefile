@@ -31,9 +31,9 @@ $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[$*]'
 	@touch $@
 
-# azula requires torchvision, which its samplers do not import: taken without its dependencies.
-$(VENV)/.azula: constraints.txt $(VENV)/.peers
-	$(PIP) --no-deps azula
+# Peers that require torchvision, which none of their samplers needs: taken without what they require (benchmarks/peers.py).
+$(VENV)/.alone: constraints.txt tools/constraints.py $(VENV)/.peers
+	$(PIP) --no-deps $$($(BIN)/python tools/constraints.py --peers)
 	@touch $@
 
 demo: $(VENV)/.core
@@ -59,9 +59,10 @@ docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: $(VENV)/.azula
+# peer*.py are what the benchmarks share
+bench: $(VENV)/.alone
 	@mkdir -p runs/bench
-	@for file in benchmarks/[a-z]*.py; do name=$$(basename $$file .py); \
+	@for file in $(filter-out benchmarks/peer%,$(wildcard benchmarks/*.py)); do name=$$(basename $$file .py); \
 		$(BIN)/python $$file --json runs/bench/$$name.json || exit 1; done
 
 reproduce: $(VENV)/.core

@@ -1,4 +1,7 @@
-"""Resolve every extra at once and write constraints.txt: `make constraints`, then `make test`, then commit."""
+"""Resolve every extra at once and write constraints.txt: `make constraints`, then `make test`, then commit.
+
+With --peers it prints the peers to install without what they require, and does nothing else.
+"""
 
 import json
 import subprocess
@@ -9,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = "2.13.0"  # first, and by hand: the others follow it
-PEERS = ["azula"]  # installed with --no-deps, see the Makefile
+PEERS = ["azula", "deepinv", "k-diffusion", "smalldiffusion"]  # they require torchvision: installed with --no-deps
 HEAD = """\
 # The set that the tests ran with on Python 3.11: all extras at once, by `make constraints`.
 # gradio holds pillow below 13 and tomlkit below 0.15.
@@ -41,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    print(*PEERS) if sys.argv[1:] == ["--peers"] else main()
