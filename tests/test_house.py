@@ -24,7 +24,7 @@ FLOORS = {
     "networks and codes": "nets conditions codecs",
     "training and data": "data training",
     "uses": "uses",
-    "faces": "results storage interop prior check report reproductions demo cli studio __main__",
+    "faces": "results film storage interop trace prior check report demo reproductions cli studio __main__",
 }
 ORDER = {room: place for place, room in enumerate(" ".join(FLOORS.values()).split())}
 FACES = set(FLOORS["faces"].split())

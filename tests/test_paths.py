@@ -1,5 +1,7 @@
 """Paths: what they refuse, and the matrices that the named constructors make."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -37,6 +39,8 @@ def test_a_rising_path_is_refused_and_the_constructors_named() -> None:
         (lambda: paths.pyramid(3, (1.0, 0.0), -1), "gap >= 0"),
         (lambda: paths.restart((1.0, 0.5, 0.0), 0.5, 0.5, 1), "restart between"),
         (lambda: paths.restart((1.0, 0.5, 0.0), 0.2, 0.7, -1), "repeats"),
+        (lambda: paths.repaint((1.0, 0.5, 0.0), 0, 3), "jump_length = 0, resample = 3: at least 1"),
+        (lambda: paths.recur((1.0, 0.5, 0.0), 0), "repeats = 0"),
         (lambda: Path(matrix(1.0, 0.0), {"a": 0}).track("b"), r"\['a'\].*'b'"),
     ],
 )
@@ -82,6 +86,35 @@ def test_restart_goes_back_up_with_fresh_noise() -> None:
     assert paths.restart([1.0, 0.5, 0.0], 0.0, 1.0, 0).matrix[:, 0].tolist() == [1.0, 0.5, 0.0]
     plan = DDIM().plan(VP(), path)
     assert sum(stage.call for stage in plan) == 9 and len(plan) == 11
+
+
+def jumps(steps: int, jump_length: int, resample: int) -> list[int]:
+    """The levels of Lugmayr et al. 2022, by their rule: up again at each multiple of the jump while any are left."""
+    left = dict.fromkeys(range(0, steps - jump_length, jump_length), resample - 1)
+    levels = [steps]
+    while levels[-1] > 0:
+        levels.append(levels[-1] - 1)
+        if left.get(levels[-1], 0) > 0:
+            left[levels[-1]] -= 1
+            levels.append(levels[-1] + jump_length)
+    return levels
+
+
+@pytest.mark.parametrize(
+    ("steps", "jump_length", "resample"), [(12, 3, 4), (10, 1, 2), (7, 2, 3), (5, 9, 2), (6, 3, 1)]
+)
+def test_repaint_jumps_as_published(steps: int, jump_length: int, resample: int) -> None:
+    times = [i / steps for i in range(steps, -1, -1)]
+    path, want = paths.repaint(times, jump_length, resample), jumps(steps, jump_length, resample)
+    assert path.matrix[:, 0].tolist() == [i / steps for i in want]
+    assert path.kinds == tuple(RENOISE if b > a else SOLVE for a, b in pairwise(want))
+
+
+def test_recur_takes_every_step_again() -> None:
+    path = paths.recur([1.0, 0.5, 0.0], 3)
+    assert path.matrix[:, 0].tolist() == [1.0, 0.5, 1.0, 0.5, 1.0, 0.5, 0.0, 0.5, 0.0, 0.5, 0.0]
+    assert path.kinds == (SOLVE, *(RENOISE, SOLVE) * 2) * 2
+    assert paths.recur([1.0, 0.5, 0.0], 1).kinds == (SOLVE, SOLVE)
 
 
 def test_hold_gives_the_known_a_track_of_their_own() -> None:

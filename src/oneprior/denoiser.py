@@ -29,6 +29,7 @@ class Facts:
     time_axes: axes of time beyond the batch its network was trained for (0 a time a sample, 1 a frame, 3 a pixel).
     t_range: times it was trained on. density: is it a model of p(x)? (guided or restored ones are not).
     null: condition values that stand for "no condition". prediction: the view its network predicts.
+    grids: levels sbar of the grids searched for it, by number of steps (`sampling.gridsearch`); `auto` walks them.
     """
 
     time_axes: int = 0
@@ -36,6 +37,7 @@ class Facts:
     density: bool = True
     null: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prediction: str = ""
+    grids: Mapping[int, tuple[float, ...]] = field(default_factory=dict, hash=False)
 
 
 class Denoiser(nn.Module, ABC):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
+from math import exp, log1p
 from typing import Any
 
 import torch
@@ -141,12 +143,75 @@ def restart(times: Sequence[float], low: float, high: float, repeats: int) -> Pa
     above = next((i for i, t in enumerate(fall) if t <= high), None)
     if below is None or above is None or not fall[above] > fall[below] or repeats < 0:
         raise ValueError(f"restart between {low} and {high} needs times of the path in that interval, and repeats >= 0")
-    out, kinds = fall[: below + 1], [SOLVE] * below
-    for _ in range(repeats):
-        out += fall[above : below + 1]
-        kinds += [RENOISE] + [SOLVE] * (below - above)
-    out += fall[below + 1 :]
-    kinds += [SOLVE] * (len(fall) - 1 - below)
+    return _again(fall, {below: above}, repeats)
+
+
+def repaint(times: Sequence[float], jump_length: int = 10, resample: int = 10) -> Path:
+    """Each block of `jump_length` steps is taken `resample` times, with a rise by fresh noise between (Lugmayr et al.
+    2022): beside `Hold(clamp=True)` the free elements get to know the held ones. The noisiest block is taken once.
+
+    Example:
+        >>> x = sample(den, shape, path=repaint(times, 5, 10), sampler="ancestral", hold=Hold(y, mask, clamp=True))
+
+    Raises:
+        ValueError: for a jump or a count below 1.
+    """
+    fall = [float(t) for t in times]
+    if jump_length < 1 or resample < 1:
+        raise ValueError(f"jump_length = {jump_length}, resample = {resample}: at least 1 of each was expected")
+    last = len(fall) - 1
+    return _again(fall, {i: i - jump_length for i in range(last, jump_length, -jump_length)}, resample - 1)
+
+
+def recur(times: Sequence[float], repeats: int) -> Path:
+    """Each step is taken `repeats` times, with a rise by fresh noise between: the recurrence of guided sampling
+    (FreeDoM, Yu et al. 2023; TFG, Ye et al. 2024).
+
+    Raises:
+        ValueError: for a count below 1.
+    """
+    fall = [float(t) for t in times]
+    if repeats < 1:
+        raise ValueError(f"repeats = {repeats}: each step is taken at least once")
+    return _again(fall, {i: i - 1 for i in range(1, len(fall))}, repeats - 1)
+
+
+def churn(times: Sequence[float], schedule: Any, amount: float, low: float = 0.05, high: float = 50.0) -> Path:
+    """Before each step that starts at low <= sigma/alpha <= high, raise sigma/alpha by the factor 1 + gamma with fresh
+    noise, gamma = min(amount / steps, sqrt(2) - 1) (Karras et al. 2022: S_churn, S_min, S_max; S_noise is
+    `Heun(swell=)`). Nothing rises above t = 1.
+
+    Example:
+        >>> x = sample(den, shape, path=churn(times, den.schedule, 40), sampler=Heun(swell=1.003))
+
+    Raises:
+        ValueError: for a negative amount, or an empty interval.
+    """
+    fall = [float(t) for t in times]
+    if not (amount >= 0 and 0 <= low < high):
+        raise ValueError(f"churn takes an amount >= 0 and 0 <= low < high; got {amount} between {low} and {high}")
+    gamma = min(amount / (len(fall) - 1), 2**0.5 - 1)
+    out, kinds = fall[:1], []
+    for t, s in pairwise(fall):
+        lam = schedule.lam(t)
+        up = schedule.time(lam - log1p(gamma)) if gamma and low <= exp(min(-lam, 700.0)) <= high else t
+        if up > t:
+            out.append(up)
+            kinds.append(RENOISE)
+        out.append(s)
+        kinds.append(SOLVE)
+    return Path(torch.tensor(out, dtype=torch.float64)[:, None], 0, tuple(kinds))
+
+
+def _again(fall: list[float], back: Mapping[int, int], times: int) -> Path:
+    # where the fall arrives at step i it rises to step back[i] and falls again, so many times
+    out, kinds = fall[:1], []
+    for i, t in enumerate(fall[1:], 1):
+        out.append(t)
+        kinds.append(SOLVE)
+        for _ in range(times if i in back else 0):
+            out += fall[back[i] : i + 1]
+            kinds += [RENOISE] + [SOLVE] * (i - back[i])
     return Path(torch.tensor(out, dtype=torch.float64)[:, None], 0, tuple(kinds))
 
 

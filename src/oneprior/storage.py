@@ -121,7 +121,8 @@ def read(name: str | Path, *, device: str | torch.device = "cpu") -> Parts:
         net = build(config_from_dict(config["network"]))
         net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
         conditions = Conditions.from_dict(config["conditions"])
-        facts = Facts(time_axes=config["time_axes"], t_range=tuple(config["t_range"]), null=conditions.null)
+        grids = {int(n): tuple(levels) for n, levels in config["facts"].get("grids", {}).items()}
+        facts = Facts(config["time_axes"], tuple(config["t_range"]), null=conditions.null, grids=grids)
         kind = config["prediction"]
         den: Denoiser = NetworkDenoiser(
             net.eval(),

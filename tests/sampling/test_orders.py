@@ -1,4 +1,4 @@
-"""Orders of convergence, on a Gaussian whose ODE end point is known: DDIM 1, 2M 2, Heun 2."""
+"""Orders of convergence, on a Gaussian whose ODE end point is known (principles-solvers, proof 1)."""
 
 from collections.abc import Iterator
 from math import exp, log, log2
@@ -11,12 +11,29 @@ from oneprior import paths
 from oneprior.exact import Gaussian
 from oneprior.noise import Seeded
 from oneprior.paths import Path
-from oneprior.sampling import DDIM, Heun, Multistep, Solver, Step, sample, walk
+from oneprior.sampling import DDIM, Adams, Heun, Multistep, Solver, Step, sample, walk
+from oneprior.sampling.solvers import Angle, Eps, Sbar, bh1, bh2, fixed, halved
 from oneprior.schedules import EDM, VP, RectifiedFlow, Schedule
 
 MEAN, VAR = torch.tensor([0.3, -0.7]).double(), torch.tensor([0.25, 0.04]).double()
 HIGH, LOW = 20.0, 0.02
-SOLVERS = {"DDIM": (DDIM(), 1, 0.99), "2M": (Multistep(), 2, 1.99), "Heun": (Heun(), 2, 2.02)}
+# (solver, slope, slope from 64 to 128 steps); the fixed weights of iPNDM and the published ones of 3M cost them theirs
+SOLVERS: dict[str, tuple[Solver, float, float]] = {
+    "DDIM": (DDIM(), 1, 0.99),
+    "2M": (Multistep(), 2, 1.99),
+    "Heun": (Heun(), 2, 2.02),
+    "UniPC-2": (Adams(2, corrector=True, rule=bh2), 3, 2.99),
+    "UniPC-2, bh1": (Adams(2, corrector=True, rule=bh1), 3, 3.04),
+    "UniPC-3": (Adams(3, corrector=True, rule=bh2), 3.85, 3.82),
+    "iPNDM-4": (Adams(4, Sbar(), rule=fixed), 2, 2.01),
+    "3M": (Adams(3, rule=halved), 2, 2.05),
+    "DEIS-2": (Adams(2, Eps()), 2, 1.98),
+    "LMS-4": (Adams(4, Sbar()), 3.75, 3.71),
+    "Angle-3": (Adams(3, Angle()), 3, 2.98),
+    "Angle-3, corrected": (Adams(3, Angle(), corrector=True), 4, 3.97),
+    "Angle-3, p = 1, corrected": (Adams(3, Angle(0.3, 1.0, 0.45), corrector=True), 4, 3.90),
+    "EAB-3, corrected": (Adams(3, corrector=True), 3.85, 3.82),
+}
 
 
 def end(solver: Solver, schedule: Schedule, n: int, x: torch.Tensor, per_element: bool = False) -> torch.Tensor:

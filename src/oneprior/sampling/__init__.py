@@ -1,14 +1,18 @@
 """Sampling: solvers (rows), grids (times), walk (the loop), sample (the names)."""
 
+from oneprior.sampling.particles import Particles, steer
 from oneprior.sampling.sampler import SAMPLERS, Sampler, sample, sampler
-from oneprior.sampling.solvers import DDIM, Heun, Multistep, Row, Solver, Stage
+from oneprior.sampling.solvers import DDIM, Adams, Heun, Langevin, Multistep, Row, Solver, Stage
 from oneprior.sampling.walk import Step, step, walk
 
 __all__ = [
     "DDIM",
     "SAMPLERS",
+    "Adams",
     "Heun",
+    "Langevin",
     "Multistep",
+    "Particles",
     "Row",
     "Sampler",
     "Solver",
@@ -16,6 +20,7 @@ __all__ = [
     "Step",
     "sample",
     "sampler",
+    "steer",
     "step",
     "walk",
 ]

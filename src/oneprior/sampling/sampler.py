@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import isfinite
@@ -17,7 +17,24 @@ from oneprior.denoiser import Denoiser
 from oneprior.noise import Noise, Seeded
 from oneprior.paths import Hold, Path
 from oneprior.sampling import grids
-from oneprior.sampling.solvers import DDIM, Heun, Multistep, Solver
+from oneprior.sampling.auto import auto
+from oneprior.sampling.solvers import (
+    DDIM,
+    Adams,
+    Angle,
+    Band,
+    Data,
+    Eps,
+    Heun,
+    Langevin,
+    Multistep,
+    Sbar,
+    Solver,
+    bh1,
+    bh2,
+    fixed,
+    halved,
+)
 from oneprior.sampling.walk import Step, walk
 from oneprior.schedules import Schedule
 from oneprior.times import align, aligned
@@ -38,22 +55,39 @@ class Sampler:
 SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler(DDIM()),
     "ancestral": Sampler(DDIM(1.0)),
+    "ancestral-optimal": Sampler(DDIM(1.0, variance=True)),  # of a denoiser that tells its variance
     "2m": Sampler(Multistep()),
     "sde2m": Sampler(Multistep(1.0)),
     "heun": Sampler(Heun()),
+    "3m": Sampler(Adams(3, rule=halved)),
+    "sde3m": Sampler(Adams(3, kappa=1.0, rule=halved)),
+    "unipc2": Sampler(Adams(2, corrector=True, rule=bh2)),
+    "unipc3": Sampler(Adams(3, corrector=True, rule=bh2)),
+    "unipc3-bh1": Sampler(Adams(3, corrector=True, rule=bh1)),
+    "ipndm4": Sampler(Adams(4, Sbar(), rule=fixed)),
+    "lms4": Sampler(Adams(4, Sbar())),
+    "eab3": Sampler(Adams(3, Data())),
+    "deis3": Sampler(Adams(3, Eps())),
+    "angle3": Sampler(Adams(3, Angle())),
+    "sa3": Sampler(Adams(3, kappa=Band(), corrector=True)),
+    "langevin": Sampler(Langevin()),
 }
 DEFAULT_STEPS = 20
 
 
-def sampler(name: str | Sampler | Solver) -> Sampler:
-    """The sampler of a name. `auto` is second-order multistep on the cosine-time grid: one call a step, safe under
-    guidance, and at 20 steps already near the ODE's end point."""
+def sampler(name: str | Sampler | Solver, den: Denoiser | None = None, steps: int | None = None) -> Sampler:
+    """The sampler of a name. `auto` follows the rule of `oneprior.sampling.auto` for this denoiser and number of steps;
+    where these are not known it is 2M, second-order multistep in the data form, safe for all.
+
+    Raises:
+        ValueError: for a name that is not known.
+    """
     if isinstance(name, Sampler):
         return name
     if isinstance(name, Solver):
         return Sampler(name)
     if name == "auto":
-        return SAMPLERS["2m"]
+        return SAMPLERS["2m"] if den is None else Sampler(*auto(den, DEFAULT_STEPS if steps is None else steps))
     if name not in SAMPLERS:
         raise ValueError(f"sampler '{name}' is not known; one of {['auto', *SAMPLERS]} was expected")
     return SAMPLERS[name]
@@ -72,6 +106,7 @@ def sample(
     temperature: float = 1.0,
     progress: bool = False,
     grad: int = 0,
+    watch: Callable[[Step], None] | None = None,
     **cond: Any,
 ) -> Any:
     """Draw samples of a denoiser.
@@ -79,6 +114,7 @@ def sample(
     shape: (B, *), or a dict of shapes for a sample of parts. seeds: one a sample; the result of sample i depends on
     seed i alone (fresh ones are drawn without). start: x at the first time of the path instead of noise. path: instead
     of `steps` on the sampler's grid. hold: elements to keep, see `Hold`. temperature: scales the noise of the steps.
+    watch: shown every finished `Step` (x at s, the mean at t), to look at or to plot.
 
     Example:
         >>> x = sample(den, (8, 1, 28, 28), steps=20, seeds=range(8))
@@ -87,7 +123,7 @@ def sample(
         ValueError: for steps < 1, an unknown sampler, or as many seeds as there are not samples.
         FloatingPointError: when the result is not finite, naming the step where it happened.
     """
-    chosen, made = _resolve(den, steps, sampler, path)
+    chosen, made = _resolve(den, steps, sampler, path, hold is None or not hold.clamp)
     y = cond.get("y")
 
     def run(seeds: Sequence[int] | None, check: bool) -> tuple[Any, Seeded]:
@@ -102,12 +138,15 @@ def sample(
             x = clamped(x, made.matrix[0, 0].item(), 0)
         elif hold is not None:
             along, x = _hold(den, hold, made, x, noise)
+        own = watch is None  # then nobody sees the steps, and each may overwrite the one before
         steps = walk(
-            den, x, along, chosen.solver, noise, temperature=temperature, grad=grad, check=check, reuse=True, **cond
+            den, x, along, chosen.solver, noise, temperature=temperature, grad=grad, check=check, reuse=own, **cond
         )
         for out in _shown(steps, made.steps) if progress and not check else steps:
             if clamped is not None:
                 out.x = clamped(out.x, out.s, out.index + 1)
+            if watch is not None and not check:
+                watch(out)
             x = out.x
         return x, noise
 
@@ -125,13 +164,16 @@ def _shown(steps: Iterator[Step], total: int) -> Iterator[Step]:
     return iter(tqdm(steps, total=total, desc="sampling", leave=False))
 
 
-def _resolve(den: Denoiser, steps: int | None, name: Any, path: Path | None) -> tuple[Sampler, Path]:
-    chosen = globals()["sampler"](name)
+def _resolve(
+    den: Denoiser, steps: int | None, name: Any, path: Path | None, alone: bool = True
+) -> tuple[Sampler, Path]:
     if path is not None:
         if steps is not None:
             raise ValueError(f"a path has its own steps ({path.steps}); give either path or steps")
-        return chosen, path
-    return chosen, chosen.path(den, DEFAULT_STEPS if steps is None else steps)
+        return globals()["sampler"](name), path
+    n = DEFAULT_STEPS if steps is None else steps
+    chosen = Sampler(*auto(den, n, alone)) if name == "auto" else globals()["sampler"](name)
+    return chosen, chosen.path(den, n)
 
 
 def _begin(
@@ -183,9 +225,10 @@ def _hold(den: Denoiser, hold: Hold, path: Path, x: Any, noise: Noise) -> tuple[
 
 def _place(den: Denoiser, hold: Hold, x: Tensor, value: Tensor, mask: Any, noise: Noise, key: str) -> Tensor:
     own: Any = den.schedule
-    a, _, s = (own[key] if isinstance(own, dict) else own).at(hold.time)
+    schedule = own[key] if isinstance(own, dict) else own
+    a, _, s = schedule.at(hold.time)
     value = torch.as_tensor(value, device=x.device).to(x.dtype).expand_as(x)
-    known = value if hold.time == 0 else a * value + s * noise(-1, x, key)
+    known = value if hold.time == 0 else a * value + s * schedule.color(noise(-1, x, key))
     return known.clone() if mask is True else torch.where(align(mask, x), known, x)
 
 
@@ -198,7 +241,7 @@ class _Clamp:
     def __call__(self, x: Tensor, s: Any, stage: int) -> Tensor:
         a, _, b = self.schedule.at(float(s or 0.0))
         value = torch.as_tensor(self.hold.value, device=x.device).to(x.dtype)
-        known = a * value if b == 0 else a * value + b * self.noise(stage, x, "clamp")
+        known = a * value if b == 0 else a * value + b * self.schedule.color(self.noise(stage, x, "clamp"))
         return torch.where(align(self.hold.mask, x), known, x)
 
 

@@ -7,6 +7,7 @@ that do not move come back bit-identical. What changes the state is the body of 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -54,7 +55,8 @@ def step(
             out = m[0] * w[0]
             w, m = w[1:], m[1:]
         else:
-            out = start.mul_(keep) if reuse else start * keep
+            k = _scalar(keep, start.dtype) if start.dtype in _OWN and start.is_cpu else keep
+            out = start.mul_(k) if reuse else start * k
         for c, d in zip(w, m):  # noqa: B905 (a row of a renoising step has weights and no means)
             out = out.add_(d, alpha=c)  # in place on a tensor of our own: the graph keeps only m
     else:
@@ -65,6 +67,16 @@ def step(
     if y is not None and (type(anchor) is not float or anchor != 0.0):
         out = out + anchor * y
     return out
+
+
+# a product with a tensor of no axes starts a microsecond sooner than one with a Python float, and is the same to the bit
+_OWN = (torch.float32, torch.float64)
+
+
+@lru_cache(maxsize=4096)
+def _scalar(v: float, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # kept for calls outside of it, too
+        return torch.tensor(v, dtype=dtype)
 
 
 class _Part:
@@ -139,7 +151,9 @@ class _Part:
                     if d.data_ptr() == at:
                         own = False
             x = step(start, m, row, None, self.y, own)
-            if self.variance and call and post.var is not None:
+            if self.variance and call:
+                if post.var is None:
+                    raise ValueError("this solver adds the posterior's variance, and the denoiser gives none (.var)")
                 std = (std * std + (w[0] * w[0]) * post.var).sqrt()
             if type(std) is not float or std != 0.0:
                 n = self.noise(i + 1 - lag, x, self.key)
