@@ -1,6 +1,38 @@
 """Guidance: denoisers that hold a denoiser and change its mean. One method a file."""
 
+from oneprior.guidance.apg import APG
+from oneprior.guidance.autoguidance import AutoGuidance
 from oneprior.guidance.cfg import CFG, sigma, time
+from oneprior.guidance.cfgpp import CFGpp
+from oneprior.guidance.classifier import ClassifierGuidance
+from oneprior.guidance.distill import Distill, Distilled, Scales
 from oneprior.guidance.mmps import MMPS
+from oneprior.guidance.particles import corrected, twisted
+from oneprior.guidance.perturb import PAG, SkipLayer
+from oneprior.guidance.reward import PerStep, RewardGuidance
+from oneprior.guidance.several import Several
+from oneprior.guidance.threshold import Threshold
+from oneprior.guidance.zerostar import CFGZero
 
-__all__ = ["CFG", "MMPS", "sigma", "time"]
+__all__ = [
+    "APG",
+    "CFG",
+    "MMPS",
+    "PAG",
+    "AutoGuidance",
+    "CFGZero",
+    "CFGpp",
+    "ClassifierGuidance",
+    "Distill",
+    "Distilled",
+    "PerStep",
+    "RewardGuidance",
+    "Scales",
+    "Several",
+    "SkipLayer",
+    "Threshold",
+    "corrected",
+    "sigma",
+    "time",
+    "twisted",
+]

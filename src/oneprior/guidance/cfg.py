@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser, Wrapper
+from oneprior.guidance.scale import check_scale
 from oneprior.posterior import Posterior
 from oneprior.times import align
 
@@ -48,7 +49,7 @@ class CFG(Wrapper):
         >>> x = sample(CFG(den, 3.0, interval=sigma(0.3, 5.0)), (8, 1, 28, 28), label=label)
 
     Raises:
-        ValueError: when the denoiser was trained without conditions, or called without one.
+        ValueError: when the denoiser was trained without conditions, or called without one; for a scale NaN or inf.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class CFG(Wrapper):
             raise ValueError(
                 "guidance needs a conditional prior: this denoiser knows no null condition (facts.null is empty)"
             )
-        self.scale = scale if isinstance(scale, Tensor) else float(scale)
+        self.scale = check_scale(scale)
         self.interval, self.rescale = interval, rescale
         self.other = dict(negative or inner.facts.null)
-        self._plain = not isinstance(scale, Tensor) and scale == 1.0
+        self._plain = self.scale == 1.0 if isinstance(self.scale, float) else False
         self._ask: Callable[..., Posterior] | None = None
         self._kept: tuple[dict[str, Any], dict[str, Any] | None] | None = None
 

@@ -13,19 +13,16 @@ positive the sample's solve ends and keeps its best iterate: with none, D_y = D.
 
 from __future__ import annotations
 
-from math import log
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser, Wrapper
+from oneprior.guidance.tweedie import informed
 from oneprior.operators import Measurement, cg
 from oneprior.posterior import Posterior
-from oneprior.schedules import Schedule
 from oneprior.times import Time, align
-
-ALPHA_MIN = 0.01
 
 
 class MMPS(Wrapper):
@@ -50,7 +47,7 @@ class MMPS(Wrapper):
         self.measurement, self.iterations, self.tol = measurement, iterations, tol
 
     def posterior(self, x: Tensor, t: Time, **cond: Any) -> Posterior:
-        asked = _informed(self.schedule, t)
+        asked = informed(self.schedule, t)
         a, _, s = self.schedule.at(asked)
         ratio = align(s * s / a, x)
         with torch.enable_grad():
@@ -81,9 +78,3 @@ def _like(measurement: Measurement, x: Tensor) -> tuple[Tensor, float | Tensor]:
             "and guidance that doubles the batch goes inside, MMPS(CFG(den, scale), measurement)"
         )
     return y, R.to(x) if isinstance(R, Tensor) else R
-
-
-def _informed(schedule: Schedule, t: Time) -> Any:
-    """t, but no later than the time at which alpha is ALPHA_MIN."""
-    late = schedule.time(log(ALPHA_MIN / schedule.at(1.0)[2])) if schedule.at(1.0)[0] < ALPHA_MIN else 1.0
-    return t.clamp(max=late) if isinstance(t, Tensor) else min(t, late)  # type: ignore[type-var]
