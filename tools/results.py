@@ -1,4 +1,7 @@
-"""Writes the table of measured figures in README.md from docs/results/demo.json: python tools/results.py"""
+"""Writes the tables of README.md from docs/results: python tools/results.py
+
+The figures of the demo come from demo.json, one row a claim from every record of `oneprior reproduce`.
+"""
 
 import json
 from pathlib import Path
@@ -6,6 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: begin (tools/results.py) -->", "<!-- results: end -->"
+CLAIMS, CLAIMS_END = "<!-- reproductions: begin (tools/results.py) -->", "<!-- reproductions: end -->"
 
 
 def words(value: Any) -> str:
@@ -47,7 +51,37 @@ def written(text: str, report: dict[str, Any]) -> str:
     return f"{head}{BEGIN}\n{table(report)}\n{END}{rest.split(END)[1]}"
 
 
+def records(folder: Path) -> list[dict[str, Any]]:
+    """What `oneprior reproduce` wrote into a folder, by name."""
+    found = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    return [r for r in found if "verdict" in r and "checks" in r]
+
+
+def claims(found: list[dict[str, Any]]) -> str:
+    """One row a reproduction, in Markdown: its claim, its verdict, and the figures that decide it."""
+    lines = ["| system | claim | verdict | measured | minutes |", "| --- | --- | --- | --- | --- |"]
+    for r in found:
+        figures = [
+            f"{c['what']} {words(c['measured'])} ({c['bar']}"
+            + (f", {words(c['baseline'])})" if c["baseline"] is not None else ")")
+            + ("" if c["holds"] else " (missed)")
+            for c in r["checks"]
+            if c["kind"] == "check"
+        ]
+        cells = [r["name"], r["claim"], r["verdict"], "<br>".join(figures), f"{r['seconds'] / 60:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def claimed(text: str, found: list[dict[str, Any]]) -> str:
+    """README with its table of reproductions replaced, where it has one."""
+    if CLAIMS not in text:
+        return text
+    head, rest = text.split(CLAIMS)
+    return f"{head}{CLAIMS}\n{claims(found)}\n{CLAIMS_END}{rest.split(CLAIMS_END)[1]}"
+
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    report = json.loads((ROOT / "docs" / "results" / "demo.json").read_text())
-    readme.write_text(written(readme.read_text(), report))
+    readme, results = ROOT / "README.md", ROOT / "docs" / "results"
+    text = written(readme.read_text(), json.loads((results / "demo.json").read_text()))
+    readme.write_text(claimed(text, records(results)))

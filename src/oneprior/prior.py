@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,34 +24,25 @@ from torch import Tensor
 from oneprior import storage
 from oneprior.codecs import Codec, Pixels
 from oneprior.conditions import Conditions, Label
-from oneprior.denoiser import Denoiser, NetworkDenoiser, Wrapper
+from oneprior.denoiser import Denoiser, NetworkDenoiser
+from oneprior.film import Sampled
 from oneprior.guidance import CFG
+from oneprior.guidance.scale import check_scale
 from oneprior.noise import uniform
 from oneprior.operators import Measurement
 from oneprior.paths import Hold
 from oneprior.results import Classified, Likelihood, Restored, Result, grid, unwrap
 from oneprior.sampling import Sampler, Solver, sample
+from oneprior.sampling import sampler as named
+from oneprior.trace import Counted, Frames, Trace
 from oneprior.uses.classify import classify
 from oneprior.uses.edit import translate
 from oneprior.uses.errors import Plan
 from oneprior.uses.likelihood import likelihood
 from oneprior.uses.restore import restore
 
-
-class Counted(Wrapper):
-    """Counts network calls (batched ones once)."""
-
-    def __init__(self, inner: Denoiser) -> None:
-        super().__init__(inner)
-        self.calls = 0
-
-    def posterior(self, x: Any, t: Any, **cond: Any) -> Any:
-        self.calls += 1
-        return self.inner.posterior(x, t, **cond)
-
-    def around(self, inner: Denoiser) -> Denoiser:
-        self.inner = inner  # the count belongs to the caller: one object for every trajectory
-        return self
+TELLING = "train one with --variance, or measure it on data with oneprior.sampling.variance.with_variance"
+Guidance = float | Callable[[Denoiser], Denoiser]
 
 
 class Prior:
@@ -93,40 +84,57 @@ class Prior:
         seeds: Sequence[int] | None = None,
         steps: int = 20,
         sampler: str | Sampler | Solver = "auto",
-        guidance: float = 1.0,
+        guidance: Guidance = 1.0,
+        temperature: float = 1.0,
         hold: Hold | None = None,
+        trajectory: int | None = None,
         clip: bool = True,
         batch: int = 256,
         progress: bool = False,
         **cond: Any,
-    ) -> Result:
+    ) -> Sampled:
         """Draw n samples (8, or as many as there are seeds). Sample i depends on seeds[i] alone, not on the batch.
 
-        guidance: scale of classifier-free guidance, 1 none. hold: what to keep, in model range. clip: pictures to
+        guidance: scale of classifier-free guidance (1 none), or what makes a denoiser of the prior's, such as
+        `lambda den: CFG(den, 3.0, interval=sigma(0.3, 5.0))`. temperature: of the noise of the steps. hold: what to
+        keep, in model range. trajectory: how many frames of the walk to keep, evenly chosen. clip: pictures to
         [0, 1]. batch: samples a network call. cond: by the names of the prior's conditions, `label=7`.
+
+        Raises:
+            ValueError: for a sampler or condition that is not known, steps < 1, guidance of an unconditional prior.
         """
         seeds = self._seeds(n, seeds)
+        if sampler != "auto" and named(sampler).solver.variance and not getattr(self.den, "variance", False):
+            raise ValueError(f"sampler {sampler} asks for the variance, which this prior does not tell: {TELLING}")
+        frames: list[Frames] = []
         with self._timed() as run:
             ports: dict[str, Any] = self._ports(len(seeds), cond)
-            den = CFG(run.den, guidance) if guidance != 1.0 else run.den
-            parts = [slice(i, i + batch) for i in range(0, len(seeds), batch)]
-            m = torch.cat(
-                [
-                    sample(
-                        den,
-                        (len(seeds[s]), *self.shape),
-                        steps=steps,
-                        sampler=sampler,
-                        seeds=seeds[s],
-                        hold=_part(hold, s),
-                        progress=progress,
-                        **{k: v[s] for k, v in ports.items()},
-                    )
-                    for s in parts
-                ]
-            )
-        settings = {"steps": steps, "sampler": str(sampler), "guidance": guidance, **cond}
-        return Result(self._decode(m, clip), seeds, settings, run.nfe, run.seconds)
+            den, drawn = _guided(run, guidance), []
+            for s in (slice(i, i + batch) for i in range(0, len(seeds), batch)):
+                trace = None if trajectory is None else Trace(trajectory)
+                x = sample(
+                    den,
+                    (len(seeds[s]), *self.shape),
+                    steps=steps,
+                    sampler=sampler,
+                    seeds=seeds[s],
+                    hold=_part(hold, s),
+                    temperature=temperature,
+                    watch=trace,
+                    progress=progress,
+                    **{k: v[s] for k, v in ports.items()},
+                )
+                drawn.append(x)
+                frames += [trace.end(x)] if trace else []
+        said = str(guidance) if callable(guidance) else guidance
+        settings = {"steps": steps, "sampler": str(sampler), "guidance": said, "temperature": temperature, **cond}
+        x = self._decode(torch.cat(drawn), clip)
+        if not frames:
+            return Sampled(x, seeds, settings, run.calls, run.seconds)
+        noisy, means = (torch.cat(v, 1) for v in list(zip(*frames, strict=True))[1:])
+        noisy = self._decode(noisy.flatten(0, 1), False).unflatten(0, noisy.shape[:2])
+        means = self._decode(means.flatten(0, 1), clip).unflatten(0, means.shape[:2])
+        return Sampled(x, seeds, settings, run.calls, run.seconds, noisy, means, frames[0].times)
 
     def restore(
         self,
@@ -150,13 +158,11 @@ class Prior:
         with self._timed() as run:
             ports: dict[str, Any] = self._ports(batch, cond)
             model = measurement.to_model(self.codec)
-            out = restore(
-                run.den, model, method=method, draws=draws, steps=steps, seeds=seeds, progress=progress, **ports
-            )
+            out = restore(run, model, method=method, draws=draws, steps=steps, seeds=seeds, progress=progress, **ports)
         every = self._decode(out.draws.flatten(0, 1), clip).unflatten(0, (batch, draws))
         std = every.std(1) if draws > 1 else None
         settings = {"method": str(method), "draws": draws, "steps": steps, **cond}
-        return Restored(every.mean(1), seeds, settings, run.nfe, run.seconds, every, std, measurement.y)
+        return Restored(every.mean(1), seeds, settings, run.calls, run.seconds, every, std, measurement.y)
 
     def classify(
         self,
@@ -178,9 +184,9 @@ class Prior:
         with self._timed() as run:
             conds = label.encode(range(len(label.names)), len(label.names))
             plan = Plan(n=calls, lam=lam, seed=seed)
-            out = classify(run.den, x, conds, plan, stages=stages, **settings)
+            out = classify(run, x, conds, plan, stages=stages, **settings)
         said = {"calls": calls, "lam": lam, "stages": stages, "seed": seed, "condition": name, **settings}
-        return Classified(out.x, (seed,), said, run.nfe, run.seconds, out.logits, label.names)
+        return Classified(out.x, (seed,), said, run.calls, run.seconds, out.logits, label.names)
 
     def edit(
         self,
@@ -205,18 +211,9 @@ class Prior:
         seeds = self._seeds(len(x), seeds)
         with self._timed() as run:
             a, b = (self._ports(len(x), self._said(v)) for v in (source, target))
-            den_b = CFG(run.den, guidance) if guidance != 1.0 else run.den
+            den_b = _guided(run, guidance)
             m = translate(
-                x,
-                run.den,
-                den_b,
-                method=method,
-                start=strength,
-                steps=steps,
-                seeds=seeds,
-                cond_a=a,
-                cond_b=b,
-                **settings,
+                x, run, den_b, method=method, start=strength, steps=steps, seeds=seeds, cond_a=a, cond_b=b, **settings
             )
         said = {
             "method": method,
@@ -226,7 +223,7 @@ class Prior:
             "source": source,
             "target": target,
         }
-        return Result(self._decode(m, clip), seeds, {**said, **settings}, run.nfe, run.seconds)
+        return Result(self._decode(m, clip), seeds, {**said, **settings}, run.calls, run.seconds)
 
     def likelihood(
         self, x: Any, *, seed: int = 0, steps: int = 24, probes: int | None = None, dequantise: bool = True, **cond: Any
@@ -243,12 +240,12 @@ class Prior:
         with self._timed() as run:
             m = self.codec.dequantise(self.codec.snap(x), u) if dequantise else self.codec.encode(x)
             ports: dict[str, Any] = self._ports(len(x), cond)
-            out = likelihood(run.den, m, steps=steps, probes=probes, seeds=seeds, **ports)
+            out = likelihood(run, m, steps=steps, probes=probes, seeds=seeds, **ports)
         d = x[0].numel()
         log_bin = self.codec.log_bin
         bpd = None if log_bin is None else -(out.x / d + log_bin) / 0.6931471805599453
         said = {"steps": steps, "probes": probes, "seed": seed, "dequantise": dequantise, **cond}
-        return Likelihood(out.x + d * self.codec.logdet, (seed,), said, run.nfe, run.seconds, bpd)
+        return Likelihood(out.x + d * self.codec.logdet, (seed,), said, run.calls, run.seconds, bpd)
 
     # ---- the two worlds ----------------------------------------------------------------------------------------
 
@@ -291,11 +288,10 @@ class Prior:
         return tuple(int(s) for s in seeds)
 
     @contextmanager
-    def _timed(self) -> Iterator[_Run]:
-        run = _Run(Counted(self.den))
-        began = time.perf_counter()
+    def _timed(self) -> Iterator[Counted]:
+        run, began = Counted(self.den), time.perf_counter()
         yield run
-        run.seconds, run.nfe = time.perf_counter() - began, run.den.calls
+        run.seconds = time.perf_counter() - began
 
     def _preview(self) -> Image.Image | None:
         if len(self.shape) != 3 or self.shape[0] not in (1, 3) or not isinstance(self.den, NetworkDenoiser):
@@ -320,9 +316,10 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Prior:
     return Prior(*storage.read(name, device=device))
 
 
-class _Run:
-    def __init__(self, den: Counted) -> None:
-        self.den, self.seconds, self.nfe = den, 0.0, 0
+def _guided(den: Denoiser, guidance: Guidance) -> Denoiser:
+    if callable(guidance):
+        return guidance(den)
+    return CFG(den, check_scale(guidance, "guidance")) if guidance != 1.0 else den
 
 
 def _part(hold: Hold | None, s: slice) -> Hold | None:

@@ -22,6 +22,7 @@ class Job:
     toy: bool = False
     force: bool = False
     quick: bool = True
+    development: bool = False
     device: str = "cpu"
     json: bool = False
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "edit": "turn pictures of one class into another, keeping what can be kept",
     "likelihood": "log p(x) and bits per dimension",
     "evaluate": "measure a prior on held-out data, each figure beside its null",
+    "reproduce": "measure what papers claim, each figure beside its bar; a verdict that can be no",
     "info": "versions, devices and shipped priors; or the facts of a prior",
 }
 

@@ -19,6 +19,8 @@ class DemoSettings(Common):
     """start anew where a run already is"""
     quick: bool = False
     """a short look: less training, fewer samples, no figure worth quoting"""
+    development: bool = False
+    """train on four fifths of the training digits and measure on the other fifth: where settings are to be chosen"""
     device: str = "auto"
     """auto, cpu, cuda, mps ..."""
 

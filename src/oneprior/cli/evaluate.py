@@ -28,7 +28,7 @@ class EvaluateSettings(Writing, Using):
     steps: int = 20
     """steps of the sampler"""
     sampler: str = "auto"
-    """auto, ddim, ancestral, 2m, sde2m or heun"""
+    """auto, ddim, ancestral, 2m, heun, ...; another name lists them all"""
     classify: int = 200
     """held-out pictures to classify, where there are classes; 0 for none"""
     calls: int = 16

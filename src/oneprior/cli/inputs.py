@@ -21,14 +21,16 @@ from oneprior.training.engine import pick_device
 
 
 def open_prior(name: str, device: str) -> Prior:
-    """A prior on a device.
+    """A prior on a device. Raises what `oneprior.load` and `usable` raise."""
+    return load(name).to(usable(device))
 
-    Raises:
-        ValueError: for a device that is not there, and what `oneprior.load` raises.
-    """
-    prior = load(name)
+
+def usable(device: str) -> torch.device:
+    """The device of a name. Raises ValueError where it is not there."""
     try:
-        return prior.to(pick_device(device))
+        found = pick_device(device)
+        torch.empty(1, device=found)
+        return found
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise ValueError(f"--device {device} cannot be used here: {str(e).splitlines()[0]}") from e
 

@@ -2,6 +2,7 @@
 
 oneprior sample digits --seeds 0-63 --label all
 oneprior sample runs/photos --n 16 --label cat --guidance 2 --out cats
+oneprior sample digits --n 16 --label all --sampler ancestral --trajectory walk.gif
 """
 
 from __future__ import annotations
@@ -30,9 +31,29 @@ class SampleSettings(Writing, Using):
     steps: int = 20
     """steps of the sampler"""
     sampler: str = "auto"
-    """auto, ddim, ancestral, 2m, sde2m or heun"""
+    """auto, ddim, ancestral, 2m, heun, ...; another name lists them all (oneprior.sampling.SAMPLERS)"""
+    kappa: float | None = None
+    """its stochasticity, where it takes one: 0 the ODE, 1 the reverse SDE"""
+    eta: float | None = None
+    """the same in DDIM's measure, in [0, 1]"""
+    grid: str | None = None
+    """times of its steps, instead of the sampler's own; another name lists them all"""
+    temperature: float | None = None
+    """of the noise of its steps; 1 is plain"""
     guidance: float = 1.0
-    """scale of classifier-free guidance; 1 is none"""
+    """scale of guidance; 1 is none"""
+    guide: str = "cfg"
+    """kind of guidance: cfg, cfg++, apg or cfg-zero"""
+    interval: str | None = None
+    """LO,HI in sigma/alpha where guidance applies, such as 0.3,5"""
+    rescale: float | None = None
+    """bring the guided spread back to the plain one, 0 to 1 (cfg)"""
+    negative: UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE to be guided away from, instead of from no condition"""
+    threshold: float | None = None
+    """dynamic thresholding: the share of pixels in range, such as 0.995"""
+    trajectory: Path | None = None
+    """write the walk as well, x_t beside its mean: .gif, or .png for a strip"""
 
 
 SETTINGS = SampleSettings
@@ -41,29 +62,34 @@ SETTINGS = SampleSettings
 def run(s: SampleSettings, command: list[str]) -> int:
     import torch
 
-    from oneprior.cli import inputs
+    from oneprior import film
+    from oneprior.cli import inputs, sampling
     from oneprior.cli.screen import Screen
-    from oneprior.cli.work import fresh, read_picture, write_picture
+    from oneprior.cli.work import free, fresh, read_picture, write_picture
     from oneprior.results import Result, grid
     from oneprior.training.files import write_json
 
     screen, seeds = Screen(s.json), seeds_of(s.seeds, s.n, s.seed)
     prior = inputs.open_prior(s.prior, s.device)
     cond = inputs.conditions(prior, s.label, s.cond, seeds)
+    call = sampling.arguments(prior, s)
     out = fresh(s.out, "sample")
+    if s.trajectory is not None:
+        free([film.checked(s.trajectory, prior.shape)], s.force)
     how: dict[str, Any] = {"prior": s.prior, "steps": s.steps, "sampler": s.sampler, "guidance": s.guidance}
-    how |= {"label": s.label, "cond": list(s.cond)}
+    how |= {"label": s.label, "cond": list(s.cond), **sampling.further(s)}
     there = _there(out, how, s.force)
     pictures = len(prior.shape) == 3
     files = [out / f"{seed:06d}.png" for seed in seeds] if pictures else [out / "samples.npy"]
-    todo = [i for i in range(len(seeds)) if s.force or not pictures or not files[i].exists()]
-    nfe, seconds, drawn = 0, 0.0, []
+    every = s.force or not pictures or s.trajectory is not None  # a film shows them all
+    todo = [i for i in range(len(seeds)) if every or not files[i].exists()]
+    nfe, seconds, drawn, walks = 0, 0.0, [], []
     with screen.steps([todo[i : i + s.batch] for i in range(0, len(todo), s.batch)], "drawing", len) as parts:
         for part in parts:
-            own = inputs.part_of(cond, part, len(seeds))
-            own |= {"steps": s.steps, "sampler": s.sampler, "guidance": s.guidance}
-            result = prior.sample(seeds=[seeds[i] for i in part], **own)
+            result = prior.sample(seeds=[seeds[i] for i in part], **call, **inputs.part_of(cond, part, len(seeds)))
             nfe, seconds = nfe + result.nfe, seconds + result.seconds
+            if s.trajectory is not None:
+                walks.append((result.trajectory, result.means))
             if not pictures:
                 drawn.append(result.x.cpu())
                 continue
@@ -71,14 +97,17 @@ def run(s: SampleSettings, command: list[str]) -> int:
                 write_picture(files[i], image)
                 if i == todo[0]:  # now it is known that the settings work, and what is in this folder
                     write_json(out / "result.json", {"settings": how, "seeds": sorted({*there, *seeds})})
-    every = sorted({*there, *seeds}) if pictures else seeds
+    known = sorted({*there, *seeds}) if pictures else seeds
     if pictures:
-        shown = [f for seed in every[:256] if (f := out / f"{seed:06d}.png").exists()]
+        shown = [f for seed in known[:256] if (f := out / f"{seed:06d}.png").exists()]
         write_picture(out / "grid.png", grid(torch.stack([read_picture(f) for f in shown])))
     else:
         Result(torch.cat(drawn), tuple(seeds)).save(out)
-    record = {"settings": how, "nfe": nfe, "seconds": round(seconds, 3)}
-    write_json(out / "result.json", {**record, "seeds": every})
+    record: dict[str, Any] = {"settings": how, "nfe": nfe, "seconds": round(seconds, 3)}
+    if s.trajectory is not None:
+        film.write(s.trajectory, *(torch.cat(v, 1) for v in zip(*walks, strict=True)))
+        record["trajectory"] = str(s.trajectory)
+    write_json(out / "result.json", {**record, "seeds": known})
     kept = len(seeds) - len(todo)
     screen.say(f"{len(todo)} samples drawn{f', {kept} kept as they were' if kept else ''}: {out}")
     screen.result(
@@ -94,7 +123,8 @@ def _there(out: Path, how: dict[str, Any], force: bool) -> list[int]:
         settings, seeds = before["settings"], [int(seed) for seed in before["seeds"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    other = [f"{k} {settings.get(k)!r}, now {v!r}" for k, v in how.items() if settings.get(k) != v]
+    names = dict.fromkeys([*how, *settings])
+    other = [f"{k} {settings.get(k)!r}, now {how.get(k)!r}" for k in names if settings.get(k) != how.get(k)]
     if other and not force:
         raise FileExistsError(f"{out} holds samples of other settings ({'; '.join(other)}): another --out, or --force")
     for seed in seeds if other else ():

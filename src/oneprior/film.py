@@ -1,0 +1,92 @@
+"""The walk that led to samples: x_t and its posterior mean E[x_0 | x_t], as numbers and as a film.
+
+A frame shows all samples, x_t beside its mean; .gif plays the frames and holds the last, .png is a strip of a few of
+them, x_t above its mean, time running to the right.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from oneprior.results import Result, grid, png
+from oneprior.training.files import explained, write_bytes
+
+FRAME, LAST = 90, 1800  # milliseconds
+GAP = 12  # pixels between x_t and its mean, and between the frames of a strip
+STRIP = 8  # frames of a strip
+SUFFIXES = (".gif", ".png")
+
+
+@dataclass(frozen=True)
+class Sampled(Result):
+    """trajectory: x_t along the walk, (K, B, *) in the user's units, unclipped; means: E[x_0 | x_t] of the same
+    frames; times: their K times, the last 0, where both are x. None and () where no trajectory was asked for."""
+
+    trajectory: Tensor | None = None
+    means: Tensor | None = None
+    times: tuple[float, ...] = ()
+
+    def film(self, path: str | Path) -> Path:
+        """Write the trajectory of pictures as .gif or .png; what is there is replaced."""
+        if self.trajectory is None or self.means is None:
+            raise ValueError("no trajectory was kept: ask for one, prior.sample(..., trajectory=24)")
+        return write(path, self.trajectory, self.means)
+
+    def record(self) -> dict[str, Any]:
+        return {k: v for k, v in super().record().items() if k not in ("trajectory", "means")}
+
+
+def checked(path: str | Path, shape: Sequence[int]) -> Path:
+    """A path that a film of samples of `shape` can be written to; its folder is made.
+
+    Raises:
+        ValueError: for another suffix, a folder, or samples that are no pictures.
+        OSError: where it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"a trajectory is written as {' or '.join(SUFFIXES)}; {path} ends in '{path.suffix}'")
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(
+            f"only pictures (1 or 3 channels) make a film; these samples have shape {tuple(shape)}: take the numbers, "
+            "prior.sample(..., trajectory=24).trajectory"
+        )
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; the name of a file was expected")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write(path: str | Path, x: Tensor, means: Tensor) -> Path:
+    """Write x_t and its means, (K, B, C, H, W), K frames, as the suffix says."""
+    path = checked(path, x.shape[2:])
+    if path.suffix.lower() == ".png":
+        pick = [round(i * (len(x) - 1) / (STRIP - 1)) for i in range(STRIP)] if len(x) > STRIP else range(len(x))
+        write_bytes(path, png(_rows([_rows([grid(x[i]), grid(means[i])], down=True) for i in pick])))
+        return path
+    frames = [
+        _rows([grid(a), grid(b)]).convert("L" if x.shape[2] == 1 else "RGB") for a, b in zip(x, means, strict=True)
+    ]
+    buffer, held = io.BytesIO(), [FRAME] * (len(frames) - 1) + [LAST]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=held, loop=0)
+    write_bytes(path, buffer.getvalue())
+    return path
+
+
+def _rows(images: Sequence[Image.Image], down: bool = False) -> Image.Image:
+    """Pictures of one size beside one another, or under one another, on white."""
+    w, h = images[0].size
+    step = (0, h + GAP) if down else (w + GAP, 0)
+    n = len(images) - 1
+    sheet = Image.new(images[0].mode, (w + n * step[0], h + n * step[1]), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i * step[0], i * step[1]))
+    return sheet
