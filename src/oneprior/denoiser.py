@@ -49,6 +49,10 @@ class Denoiser(nn.Module, ABC):
     def forward(self, x: Any, t: Time, **cond: Any) -> Any:
         if isinstance(t, Tensor):
             t = check_axes(t, x, self.facts.time_axes) if t.ndim else float(t)
+            # on a CPU alone: elsewhere a look at the values would wait for the device
+            if isinstance(t, Tensor) and t.is_cpu and not bool(((t >= 0) & (t <= 1)).all()):
+                low, high = t.min().item(), t.max().item()
+                raise ValueError(f"t is in [{low:.4g}, {high:.4g}]: time runs from 0 (data) to 1 (noise)")
         elif isinstance(t, int):
             t = float(t)
         return self.posterior(x, t, **cond)

@@ -1,6 +1,7 @@
 """Each solver's numbers against its paper's formula, against quadrature, and against each other (principles-solvers,
 proof 2)."""
 
+from dataclasses import dataclass
 from math import atan2, exp, expm1, hypot, log
 from typing import Any
 
@@ -297,6 +298,30 @@ def test_inversion_is_of_the_order_too(form: Form) -> None:
     assert errors[1] < errors[0] / 6 and errors[1] < 1e-3
 
 
+@dataclass(frozen=True)
+class Towards(RectifiedFlow):
+    """Rectified flow with an anchor that comes and goes."""
+
+    def coefs(self, t: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        a, _, s = super().coefs(t)
+        return a, t * (1.2 - t), s
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_anchor_is_carried_along(name: str) -> None:
+    """x - b y walks under an anchored schedule as x does without, in every form."""
+    y, x, solver = draw(3, 5, seed=1), draw(3, 5), SAMPLERS[name].solver
+    path = paths.sync([1.0, 0.8, 0.5, 0.3, 0.1])
+
+    def beyond(x: Tensor, t: float, y: Tensor) -> Tensor:
+        return BENT(x - Towards().at(t)[1] * y, t)
+
+    plain = list(walk(Simple(BENT, RectifiedFlow()), x, path, solver, Seeded(range(3))))
+    begin = x + Towards().at(1.0)[1] * y
+    for a, b in zip(walk(Simple(beyond, Towards()), begin, path, solver, Seeded(range(3)), y=y), plain, strict=True):
+        torch.testing.assert_close(a.x - Towards().at(a.s)[1] * y, b.x, rtol=1e-10, atol=1e-10)
+
+
 # orders, tapers, settings
 
 
@@ -396,7 +421,7 @@ def test_churn_is_one_path_in_every_schedule() -> None:
 def test_band_is_a_kappa_of_sigma_over_alpha() -> None:
     schedule = EDM(10.0)
     path = paths.sync([1.0, 0.3, 0.1, 0.05, 0.003, 0.0])
-    plan, one, none = (DDIM(k).plan(schedule, path) for k in (Band(1.0, 0.05, 1.0), 1.0, 0.0))
+    plan, one, none = (DDIM(k).plan(schedule, path) for k in (Band(0.3, 0.05, 1.0), 0.3, 0.0))
     for i, (st, want) in enumerate(zip(plan, [none, none, one, one, none], strict=True)):
         assert st.rows == want[i].rows
 
@@ -413,6 +438,9 @@ def test_other_names_of_stochasticity(eta: float) -> None:
     (row,) = Multistep(eta).plan(EDM(), path)[0].rows
     assert row.keep == pytest.approx(lo / hi * exp(-eta * h)) and row.w[0] == pytest.approx(-expm1(-(1 + eta) * h))
     assert row.std == pytest.approx(lo * (-expm1(-2 * eta * h)) ** 0.5)
+    if eta in (0.0, 1.0):
+        rows = [[st.rows for st in Adams(3, kappa=k).plan(VP(), paths.sync(TIMES))] for k in (eta, Eta(eta))]
+        assert all(a.w == pytest.approx(b.w, rel=1e-9) for (a,), (b,) in zip(*rows, strict=True))
     (row,) = DDIM(float("inf")).plan(EDM(), path)[0].rows
     assert (row.keep, row.w[0], row.std) == pytest.approx((0.0, 1.0, lo))
 

@@ -75,8 +75,11 @@ def test_the_tracks_test_can_fail() -> None:
     orders = [len(st.rows[-1].w) for st in Adams(3).plan(Cosine(), alone) if st.call]
     assert orders == [1, 1, 1, 2, 1, 2, 1]  # after alpha = 0; after the rest; after the rise; to sigma = 0
     assert [len(st.rows[-1].w) for st in Adams(3, Angle()).plan(Cosine(), alone) if st.call] == [1, 2, 1, 2, 1, 2, 3]
-    backs = [any(r.back for r in st.rows) for st in Adams(2, Angle(), corrector=True).plan(Cosine(), alone)]
-    assert backs == [False, True, False, True, False, False, True, True]
+    tapered = [len(st.rows[-1].w) for st in Adams(3, Angle(), taper=True).plan(Cosine(), alone) if st.call]
+    assert tapered == [1, 1, 1, 1, 1, 2, 1]  # a rest and a rise are ends too
+    for form, first in ((Angle(), True), (Data(), False)):  # from alpha = 0 there is no order to raise but in the angle
+        backs = [any(r.back for r in st.rows) for st in Adams(2, form, corrector=True).plan(Cosine(), alone)]
+        assert backs == [False, first, False, True, False, False, True, True]
 
 
 @pytest.mark.parametrize("name", ["unipc2", "deis3", "lms4", "angle3", "ipndm4", "eab3"])

@@ -340,7 +340,8 @@ def test_samplers_by_name_and_by_hand() -> None:
     assert torch.equal(a, sample(den, (2, 5), steps=4, sampler=DDIM(1.0), seeds=[1, 2]))
     b = sample(den, (2, 5), steps=4, sampler=Sampler(DDIM(), grids.karras), seeds=[1, 2])
     assert torch.equal(b, sample(den, (2, 5), path=paths.sync(grids.karras(VP(), 4)), sampler="ddim", seeds=[1, 2]))
-    assert torch.equal(sample(den, (2, 5), seeds=[1, 2]), sample(den, (2, 5), steps=20, sampler="2m", seeds=[1, 2]))
+    chosen = sampler("auto", den, 20)
+    assert torch.equal(sample(den, (2, 5), seeds=[1, 2]), sample(den, (2, 5), steps=20, sampler=chosen, seeds=[1, 2]))
 
 
 @pytest.mark.parametrize("grid", [grids.cosine_time, grids.uniform_time, grids.uniform_lam, grids.karras])

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from oneprior import __version__
 from oneprior.codecs import Codec, Pixels
 from oneprior.conditions import Conditions, Label
-from oneprior.data import Source, in_memory
+from oneprior.data import Source, held_out, in_memory, subset
 from oneprior.data import digits as digits_source
 from oneprior.demo.baselines import Digits
 from oneprior.demo.figures import FIGURES, Bench, Extent
@@ -60,6 +60,8 @@ class DemoJob(Protocol):
     @property
     def quick(self) -> bool: ...
     @property
+    def development(self) -> bool: ...
+    @property
     def device(self) -> str: ...
     @property
     def json(self) -> bool: ...
@@ -73,7 +75,10 @@ def run(job: DemoJob) -> int:
         return toy(job)
     console = Console(stderr=True, highlight=False)
     settings = replace(QUICK if job.quick else SETTINGS, device=job.device)
-    train, test = digits_source("train"), digits_source("test")
+    train, test = parts(job.development)
+    settings = replace(
+        settings, **{k: getattr(settings, k) * len(train) // TRAINING for k in ("samples", "decay_from", "warmup")}
+    )
     began = time.perf_counter()
     prior, log = learn(job, train, Pixels(17), NETWORK, settings, console)
     seconds: dict[str, float] = {"train": time.perf_counter() - began}
@@ -92,6 +97,19 @@ def run(job: DemoJob) -> int:
     pictures.append(("Loss", curve(*log, xlabel="samples seen", ylabel="loss", log=True), "Of the training run above."))
     finish(job, folder, rows, pictures, seconds, prior, console)
     return 0
+
+
+TRAINING = 1437  # digits the recipe is for; fewer are seen as often
+
+
+def parts(development: bool) -> tuple[Source, Source]:
+    """What is trained on and what is measured on. Recipe and settings are to be chosen in development, which takes a
+    fifth of every class from the training digits and leaves the held-out ones alone."""
+    train = digits_source("train")
+    if not development:
+        return train, digits_source("test")
+    fit, aside = held_out(len(train), seed=2, groups=train.batch(range(len(train)))["label"].numpy())
+    return subset(train, fit), subset(train, aside)
 
 
 def learn(

@@ -3,7 +3,7 @@ schedule is asked at the same levels; the first time is `high`, where a schedule
     Karras(rho)              sbar^(1/rho) uniform (Karras et al. 2022)           UniformLam    log sbar uniform
     Flow(scale, head, tail)  sbar = scale (1 - v)^tail / v^head, v uniform: rectified flow's time at (1, 1, 1), with the
                              resolution shift of SD3 as scale (Esser et al. 2024); `auto` walks FLOW
-    CosineTime               (2/pi) atan(sbar) uniform                           Levels        a table, or a searched one
+    CosineTime               (2/pi) atan(sbar) uniform                           Levels        a table, a searched one
     UniformTime(power)       t^(1/power) uniform: 1 linear, 2 quadratic (Song et al. 2021, DDIM)
     Trailing, Leading, Linspace   the integer steps of a pretrained network (Lin et al. 2023 compare them)
 """

@@ -129,6 +129,8 @@ def sample(
     def run(seeds: Sequence[int] | None, check: bool) -> tuple[Any, Seeded]:
         x, noise = _begin(den, shape, made, seeds, start, y)
         clamped, along = None, made
+        if hold is not None:
+            _check_hold(hold, x)
         if hold is not None and hold.clamp:
             if made.matrix.shape[1] > 1:
                 raise ValueError(
@@ -221,6 +223,28 @@ def _hold(den: Denoiser, hold: Hold, path: Path, x: Any, noise: Noise) -> tuple[
     if mask is True:
         raise ValueError("everything is held: give a mask of the elements to keep (bool, aligned with x's first axes)")
     return path.hold(mask, hold.time), _place(den, hold, x, hold.value, mask, noise, "")
+
+
+def _check_hold(hold: Hold, x: Any) -> None:
+    """Refuse a mask that is not bool or does not align with x, and a value that does not fill it; parts by name."""
+    if isinstance(x, Mapping):
+        for k, v in hold.value.items():
+            if k not in x:
+                raise ValueError(f"hold names the part '{k}'; the sample has {sorted(x)}")
+            mask = hold.mask.get(k, True) if isinstance(hold.mask, Mapping) else hold.mask
+            _check_hold(Hold(v, mask), x[k])
+        return
+    mask, shape = hold.mask, tuple(x.shape)
+    if isinstance(mask, Tensor):
+        if mask.dtype is not torch.bool:
+            raise TypeError(f"a mask of a hold is bool, True where the value is kept; got {mask.dtype}")
+        if mask.ndim > x.ndim or any(a not in (1, b) for a, b in zip(mask.shape, shape, strict=False)):
+            raise ValueError(
+                f"the mask of a hold has shape {tuple(mask.shape)}; it must align with the first axes of x, {shape}"
+            )
+    size = tuple(torch.as_tensor(hold.value).shape)
+    if len(size) > len(shape) or any(a not in (1, b) for a, b in zip(size[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"the value of a hold has shape {size}, which does not broadcast to x, {shape}")
 
 
 def _place(den: Denoiser, hold: Hold, x: Tensor, value: Tensor, mask: Any, noise: Noise, key: str) -> Tensor:

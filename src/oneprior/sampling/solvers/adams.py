@@ -52,8 +52,10 @@ class Form(ABC):
         if known is False:
             return post.mean
         p, q = self.mix(a, s if known is True else torch.where(known, s, 1.0))
-        m = p * (post.x_t if b is None or post.y is None else post.x_t - b * post.y) + q * post.mean
-        return m if known is True else torch.where(known, m, post.mean)
+        x = post.x_t if b is None or post.y is None else post.x_t - b * post.y
+        if known is True:
+            return torch.add(p * x, post.mean, alpha=q)
+        return torch.where(known, p * x + q * post.mean, post.mean)
 
 
 @dataclass(frozen=True)
@@ -204,8 +206,9 @@ class Adams(Solver):
     order: calls that the predictor interpolates, as many as a track has since it last rested or rose. kappa: as in
     DDIM, or a function of sigma/alpha such as `Band`; `Data` only, and of order 2 in law at most. corrector: when the
     next call is made, take the step to it once more with that call as a node, and the predictor's noise: no further
-    call, none after the final step. taper: no more order than steps left (worth it below 15 steps). A step to or from
-    where the clock is infinite is first order; for `Data` and `Eps` so is the last one, which returns D.
+    call, none after the final step; an x that is assigned on the way is corrected away. taper: no more order than
+    steps left (worth it below 15 steps). A step to or from where the clock is infinite is first order; for `Data` and
+    `Eps` so is the last one, which returns D.
 
     Example:
         >>> unipc3 = Adams(3, corrector=True, rule=bh2)
@@ -241,7 +244,7 @@ class Adams(Solver):
         span = self.form.clock(legs.a_s, legs.s_s, legs.lam_s) - clock
         known = self.form.known(legs.a_t, legs.s_t)
         keep, total, H = self.form.step(legs)
-        keep, total = torch.where(known & legs.moves, keep, legs.rho), torch.where(known & legs.moves, total, legs.c)
+        keep, total = torch.where(known, keep, legs.rho), torch.where(known, total, legs.c)
         # how many calls of this trajectory there are, and how many steps it has left
         sound = known & torch.isfinite(span) & legs.moves
         past, left, count, room = sound, legs.moves, sound.long(), legs.moves.long()
@@ -284,4 +287,4 @@ class Band:
     high: float = 1.0
 
     def __call__(self, sbar: Tensor) -> Tensor:
-        return torch.where((sbar >= self.low) & (sbar <= self.high), self.kappa, 0.0).to(sbar)
+        return self.kappa * ((sbar >= self.low) & (sbar <= self.high)).to(sbar)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from oneprior.paths import INVERT
 from oneprior.sampling.solvers.plan import Legs, Row, Solver, Stochastic, shift
@@ -99,7 +98,7 @@ class Langevin(Solver):
     def rows(self, legs: Legs) -> list[list[list[Row]]]:
         out = []
         for i, kind in enumerate(legs.kinds):
-            stay: Tensor = torch.where(legs.s_s[i] > 0, self.size, 0.0)
+            stay = self.size * (legs.s_s[i] > 0).double()
             anchor = None if legs.b_s is None else stay * legs.b_s[i]
             at_s = Row(1 - stay, (stay * legs.a_s[i],), anchor, legs.s_s[i] * (2 * stay).sqrt())
             count = self.count if kind != INVERT and stay.any() else 0
