@@ -407,3 +407,17 @@ def test_times_that_repeat_cost_nothing() -> None:
     a = sample(den, (2, 5), path=paths.sync([0.9, 0.9, 0.5, 0.5, 0.0]), seeds=[1, 2], start=draw(2, 5))
     assert len(den.calls) == 2
     torch.testing.assert_close(a, sample(den, (2, 5), path=paths.sync([0.9, 0.5, 0.0]), seeds=[1, 2], start=draw(2, 5)))
+
+
+@pytest.mark.parametrize("name", ["unipc3", "heun", "2m"])
+def test_what_the_body_assigns_is_not_corrected_away(name: str) -> None:
+    times, at, there = [1.0, 0.8, 0.6, 0.4, 0.2], SAMPLERS[name].solver, {}
+    den = Simple(lambda x, t: torch.zeros_like(x), VP())
+    for changed in (False, True):
+        for out in walk(den, torch.ones(2, 3), paths.sync(times), at, Seeded(range(2))):
+            if changed and out.s == 0.6:
+                out.x = torch.full((2, 3), 7.0)
+            there[changed] = out.x
+    # of a mean of zero every x decays as sigma does, whatever the solver
+    torch.testing.assert_close(there[True], torch.full((2, 3), 7.0 * VP().at(0.2)[2] / VP().at(0.6)[2]))
+    torch.testing.assert_close(there[False], torch.full((2, 3), VP().at(0.2)[2] / VP().at(1.0)[2]))

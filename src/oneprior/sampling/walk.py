@@ -1,7 +1,8 @@
 """The loop. Every sampler, inversion, restoration and video path of the library is a walk along a plan.
 
 `step` is pure arithmetic and returns the mean of x_s; the walk adds noise where its coefficient is not zero. Elements
-that do not move come back bit-identical. What changes the state is the body of the walk: assign `step.x`.
+that do not move come back bit-identical. What changes the state is the body of the walk: assign `step.x` (a new
+tensor); a corrector, which would start from the x before, then leaves it alone.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def step(
     return out
 
 
-# a product with a tensor of no axes starts a microsecond sooner than one with a Python float, and is the same to the bit
+# a product with a tensor of no axes starts a microsecond sooner than one with a Python float; the bits are the same
 _OWN = (torch.float32, torch.float64)
 
 
@@ -101,7 +102,8 @@ class _Part:
         y: Any,
     ) -> None:
         self.reuse = False
-        self.key, self.x, self.base, self.m, self.y = key, x, x, [], y.get(key) if isinstance(y, dict) else y
+        self.key, self.x, self.m, self.y = key, x, [], y.get(key) if isinstance(y, dict) else y
+        self.base: Tensor | None = x
         self.plan, self.depth = solver.plan(schedule, path), solver.depth
         self.view, self.variance = solver.view, solver.variance
         self.noise, self.temperature = noise, temperature
@@ -144,6 +146,8 @@ class _Part:
                 row = self._spread(row)
             _, w, _, std, back, last, lag = row
             start = self.base if back else self.x
+            if start is None:
+                continue
             own = last and self.reuse
             if own:  # a denoiser may return its input: a mean that is the very memory of x must survive the step
                 at = start.data_ptr()
@@ -166,6 +170,11 @@ class _Part:
             if not back:
                 self.base = self.x
             self.x = x
+
+    def assign(self, x: Tensor) -> None:
+        """The x that the body of the walk left. What it put there stays: no row starts from the x before it."""
+        if x is not self.x:
+            self.x, self.base = x, None
 
     def _spread(self, row: Row) -> Row:
         f = self.spread
@@ -231,10 +240,8 @@ def walk(
                     if isinstance(t, Tensor):
                         check_axes(t, first.x, den.facts.time_axes)
                 if stage[4]:  # the time is checked: straight to the posterior, hooks belong on the network
-                    if checkpoint and wanted:
-                        post = _recomputed(den, first.x, t, cond)
-                    else:
-                        post = ask(first.x, t, **cond)
+                    again = checkpoint and wanted
+                    post = _recomputed(den, first.x, t, cond) if again else ask(first.x, t, **cond)
                 advance(stage, i, post)
         finally:
             if before is not wanted:
@@ -251,13 +258,17 @@ def walk(
         if several:
             every: Any = out  # whose x and history are dicts
             for k, p in parts.items():
-                p.x, p.m = every.x[k], every.history[k]
-        elif reuse:  # nobody else looks at the means of this step: their memory serves the next call
-            first.x, post = out.x, None
+                p.assign(every.x[k])
+                p.m = every.history[k]
+            continue
+        if out.x is not first.x:
+            first.assign(out.x)
+        if reuse:  # nobody else looks at the means of this step: their memory serves the next call
+            post = None
             if first.depth == 1 and stage[4]:
                 first.m = []
         else:
-            first.x, first.m = out.x, out.history
+            first.m = out.history
 
 
 def _recomputed(den: Denoiser, x: Any, t: Any, cond: dict[str, Any]) -> Any:
