@@ -17,6 +17,7 @@ from oneprior.denoiser import Denoiser
 from oneprior.noise import Noise, Seeded
 from oneprior.paths import Hold, Path
 from oneprior.sampling import grids
+from oneprior.sampling import hold as known
 from oneprior.sampling.auto import auto
 from oneprior.sampling.solvers import (
     DDIM,
@@ -37,7 +38,7 @@ from oneprior.sampling.solvers import (
 )
 from oneprior.sampling.walk import Step, walk
 from oneprior.schedules import Schedule
-from oneprior.times import align, aligned
+from oneprior.times import aligned
 
 
 @dataclass(frozen=True)
@@ -130,16 +131,16 @@ def sample(
         x, noise = _begin(den, shape, made, seeds, start, y)
         clamped, along = None, made
         if hold is not None:
-            _check_hold(hold, x)
+            known.check(hold, x)
         if hold is not None and hold.clamp:
             if made.matrix.shape[1] > 1:
                 raise ValueError(
                     "clamp=True is for samples of one time; on a path of several tracks hold without clamp"
                 )
-            clamped = _Clamp(hold, _first(den.schedule), noise)
+            clamped = known.Clamp(hold, _first(den.schedule), noise)
             x = clamped(x, made.matrix[0, 0].item(), 0)
         elif hold is not None:
-            along, x = _hold(den, hold, made, x, noise)
+            along, x = known.begin(den, hold, made, x, noise)
         own = watch is None  # then nobody sees the steps, and each may overwrite the one before
         steps = walk(
             den, x, along, chosen.solver, noise, temperature=temperature, grad=grad, check=check, reuse=own, **cond
@@ -208,65 +209,6 @@ def _start(schedule: Schedule, like: Tensor, path: Path, noise: Noise, key: str,
         _, b, s = aligned(schedule.at(tt), n)
     n = n if isinstance(s, float) and s == 1.0 else n * s
     return n if b is None or y is None else n + b * y
-
-
-def _hold(den: Denoiser, hold: Hold, path: Path, x: Any, noise: Noise) -> tuple[Path, Any]:
-    if isinstance(x, Mapping):
-        values = hold.value
-        masks = hold.mask if isinstance(hold.mask, Mapping) else dict.fromkeys(values, True)
-        every = {k: path.track(k) for k in x}
-        made = Path(path.matrix, every, path.kind).hold({k: masks.get(k) for k in x}, hold.time)
-        return made, {
-            k: _place(den, hold, v, values[k], masks[k], noise, k) if k in values else v for k, v in x.items()
-        }
-    mask = hold.mask
-    if mask is True:
-        raise ValueError("everything is held: give a mask of the elements to keep (bool, aligned with x's first axes)")
-    return path.hold(mask, hold.time), _place(den, hold, x, hold.value, mask, noise, "")
-
-
-def _check_hold(hold: Hold, x: Any) -> None:
-    """Refuse a mask that is not bool or does not align with x, and a value that does not fill it; parts by name."""
-    if isinstance(x, Mapping):
-        for k, v in hold.value.items():
-            if k not in x:
-                raise ValueError(f"hold names the part '{k}'; the sample has {sorted(x)}")
-            mask = hold.mask.get(k, True) if isinstance(hold.mask, Mapping) else hold.mask
-            _check_hold(Hold(v, mask), x[k])
-        return
-    mask, shape = hold.mask, tuple(x.shape)
-    if isinstance(mask, Tensor):
-        if mask.dtype is not torch.bool:
-            raise TypeError(f"a mask of a hold is bool, True where the value is kept; got {mask.dtype}")
-        if mask.ndim > x.ndim or any(a not in (1, b) for a, b in zip(mask.shape, shape, strict=False)):
-            raise ValueError(
-                f"the mask of a hold has shape {tuple(mask.shape)}; it must align with the first axes of x, {shape}"
-            )
-    size = tuple(torch.as_tensor(hold.value).shape)
-    if len(size) > len(shape) or any(a not in (1, b) for a, b in zip(size[::-1], shape[::-1], strict=False)):
-        raise ValueError(f"the value of a hold has shape {size}, which does not broadcast to x, {shape}")
-
-
-def _place(den: Denoiser, hold: Hold, x: Tensor, value: Tensor, mask: Any, noise: Noise, key: str) -> Tensor:
-    own: Any = den.schedule
-    schedule = own[key] if isinstance(own, dict) else own
-    a, _, s = schedule.at(hold.time)
-    value = torch.as_tensor(value, device=x.device).to(x.dtype).expand_as(x)
-    known = value if hold.time == 0 else a * value + s * schedule.color(noise(-1, x, key))
-    return known.clone() if mask is True else torch.where(align(mask, x), known, x)
-
-
-class _Clamp:
-    """Overwrites known elements with their re-noised value after every step (Lugmayr et al. 2022, RePaint)."""
-
-    def __init__(self, hold: Hold, schedule: Schedule, noise: Noise) -> None:
-        self.hold, self.schedule, self.noise = hold, schedule, noise
-
-    def __call__(self, x: Tensor, s: Any, stage: int) -> Tensor:
-        a, _, b = self.schedule.at(float(s or 0.0))
-        value = torch.as_tensor(self.hold.value, device=x.device).to(x.dtype)
-        known = a * value if b == 0 else a * value + b * self.schedule.color(self.noise(stage, x, "clamp"))
-        return torch.where(align(self.hold.mask, x), known, x)
 
 
 def _first(schedule: Any) -> Schedule:
