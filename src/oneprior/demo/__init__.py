@@ -195,7 +195,8 @@ NOTES = [
     "Each figure is the mean over noise seeds with the standard error of that mean. Beside it stands the best that we "
     "know without a diffusion model (logistic regression, one Gaussian, one Gaussian per class, the Wiener filter, "
     "blending of class means), and the null: the same measured on real data, or chance.",
-    "The network was not trained on the held-out digits, but recipe and settings were chosen while looking at figures "
-    "on them: these are development figures.",
+    "The network was not trained on the digits that it is measured on. Settings are chosen in development (`oneprior "
+    "demo --development`: a fifth of the training digits stands aside), but part of the recipe was first chosen while "
+    "looking at held-out digits: read all but the edits as development figures.",
     "The prior is in the folder prior/ beside this page: every command of oneprior takes it.",
 ]
