@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oneprior.anchored import BrownianBridge, MeanReverting, OUBridge, ResShift, Straight
+from oneprior.anchored import BrownianBridge, MeanReverting, OUBridge, Residual, ResShift, Straight
 from oneprior.denoiser import Denoiser, Facts
 from oneprior.posterior import Posterior
 from oneprior.schedules import (
@@ -53,6 +53,7 @@ ANCHORED: dict[str, Schedule] = {
     "ResShift": ResShift(),
     "I2SB": BrownianBridge(),
     "GOUB": OUBridge(),
+    "RDDM": Residual(),
     "InDI": Straight(),
 }
 # those that keep alpha^2 + sigma^2 = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,32 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from oneprior.data import Recipe
+from oneprior.data.folder import _images, _Look, _look
 from oneprior.noise import normal
-from oneprior.operators import Blur, Mask, Operator, Pool
+from oneprior.operators import (
+    JPEG,
+    Bicubic,
+    Blur,
+    Clip,
+    Colourise,
+    Convolve,
+    Demosaic,
+    GammaBlur,
+    Haze,
+    LowLight,
+    Mask,
+    Operator,
+    Pool,
+)
+from oneprior.prior import Prior
 
-KNOWN = "mask:random,0.5  mask:half,bottom  mask:box,4,4  pool:2  blur:1.0  blur:box,3  blur:motion,5"
+KNOWN = (
+    "mask:random,0.5  mask:half,bottom  mask:box,4,4  mask:strokes,3  pool:2  bicubic:4  blur:1.0  blur:box,3  "
+    "blur:motion,5  blur:motion,9,45  blur:shake,9  blur:gamma,1.0  grey  mosaic  jpeg:10  clip:2  lowlight:2,0.5  "
+    "haze:0.5,0.8"
+)
+TONES = {"clip": Clip, "lowlight": LowLight, "haze": Haze}
 
 
 def noise_of(text: str) -> float:
@@ -57,15 +80,44 @@ def operator_of(spec: str | None, mask: Path | None, shape: tuple[int, ...], see
                 return Mask.half(shape, side)
             case "mask", "box", [h, w]:
                 return Mask.box(shape, (int(h), int(w)))
-            case "pool", [r] if r >= 1:
-                return Pool(int(r))
+            case "mask", "strokes", ([] | [_] | [_, _]) as v:
+                return Mask.strokes(shape, *(int(n) for n in v[:1]), *v[1:], seed=seed)
+            case ("pool" | "bicubic") as name, [r] if r >= 1:
+                return Pool(int(r)) if name == "pool" else Bicubic(int(r))
             case "blur", [std] if std > 0:
                 return Blur.gaussian(std)
             case "blur", ("box" | "motion") as name, [n] if n >= 1:
                 return Blur.box(int(n)) if name == "box" else Blur.motion(int(n))
+            case "blur", "motion", [n, angle] if n >= 1:
+                return Convolve.motion(n, angle)
+            case "blur", "shake", [n] if n >= 2:
+                return Convolve.shake(int(n), seed)
+            case "blur", "gamma", [std] if std > 0:
+                return GammaBlur(Blur.gaussian(std))
+            case ("grey" | "mosaic") as name, []:
+                return Colourise() if name == "grey" else Demosaic()
+            case "jpeg", [quality]:
+                return JPEG(int(quality))
+            case ("clip" | "lowlight" | "haze") as name, ([] | [_] | [_, _]) as v:
+                return TONES[name](*v)
     except ValueError as e:
         raise ValueError(f"--operator {spec}: {e}") from None
     raise ValueError(f"--operator {spec} is not known; one such as these was expected: {KNOWN}")
+
+
+def recipe_of(prior: Prior) -> Recipe:
+    """How a prior's pairs were made. Raises ValueError where they were not made but given."""
+    if "degrade" not in prior.facts:
+        raise ValueError("--simulate: this prior learned from given pairs, and knows no recipe that makes them")
+    return Recipe.of(prior.facts["degrade"])
+
+
+def size_of(files: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the first picture among files and folders, in the channels of `shape`; a prior of pairs takes any
+    size from its own on."""
+    first = next((f for s in map(Path, files) for f in (_images(s) if s.is_dir() else [s])), None)
+    look = _look(first) if first else None
+    return shape[:1] + look.size if isinstance(look, _Look) else shape  # what cannot be read is refused when all are
 
 
 def _mask(path: Path, shape: tuple[int, ...]) -> Mask:
@@ -83,13 +135,18 @@ def _mask(path: Path, shape: tuple[int, ...]) -> Mask:
 
 def damaged(operator: Operator, x: Tensor, noise: float, seed: int, index: range) -> Tensor:
     """A x + noise n; nothing where a mask hides."""
-    y = operator(x)
+    y = operator.encoded(x) if isinstance(operator, JPEG) else operator(x)
     n = torch.from_numpy(normal(seed, "measurement", list(index), tuple(y.shape[1:]))).to(y)
     return y + noise * (operator(n) if isinstance(operator, Mask) else n)
 
 
 def baseline(operator: Operator, y: Tensor, noise: float) -> Tensor:
-    """The best linear guess that knows of no structure: independent pixels of the mean that was seen, spread 0.3."""
+    """The best linear guess that knows of no structure: independent pixels of the mean that was seen, spread 0.3.
+
+    Of what is not linear, the operator's own first guess.
+    """
+    if not operator.linear:
+        return operator.pinv(y).clamp(0, 1)
     ones = torch.ones(operator.domain(tuple(y.shape)))
     middle = (y.sum() / operator(ones).sum().clamp(min=1e-6)).clamp(0, 1)
     return operator.prox(middle * ones, y, (0.3 / max(noise, 1e-3)) ** 2).clamp(0, 1)

@@ -101,6 +101,7 @@ def read_picture(path: Path) -> Tensor:
 
 def sheet(rows: Sequence[Tensor]) -> Image.Image:
     """Rows of pictures under one another, column i about picture i; each (N, C, h, w), brought to one size."""
-    height, width = (max(r.shape[i] for r in rows) for i in (-2, -1))
+    channels, height, width = (max(r.shape[i] for r in rows) for i in (-3, -2, -1))
     full = [torch.nn.functional.interpolate(r.float().cpu(), size=(height, width), mode="nearest") for r in rows]
+    full = [r.expand(-1, channels, -1, -1) for r in full]
     return grid(torch.cat(full), len(rows[0]))

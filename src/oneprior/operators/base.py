@@ -2,7 +2,8 @@
 
 An operator is A and, where it is linear, its adjoint A^T, least-norm inverse A^+ and
     prox(z, y, gamma) = argmin_x  gamma/2 |A x - y|^2 + 1/2 |x - z|^2.
-Only `forward` must be written; the rest follows from it, and operators with a closed form override.
+Only `forward` must be written; the rest follows from it, and operators with a closed form or an `svd` override.
+Complex data is two real channels, (B, *, 2, H, W).
 A measurement of pictures in [0, 1] is taken to a model's range with `Measurement.to_model(codec)`.
 """
 
@@ -11,12 +12,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import log, pi
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from oneprior.operators.counting import Poisson, each
 from oneprior.operators.solve import cg
+from oneprior.operators.svd import Svd
 from oneprior.times import align
 
 
@@ -29,14 +33,19 @@ class Local(NamedTuple):
 
 
 class Operator(ABC):
-    """Abstract: declares `forward`, x (B, *shape) -> y (B, *). A linear one has A(0) = 0; others say linear = False."""
+    """Abstract: declares `forward`, x (B, *shape) -> y (B, *). A linear one has A(0) = 0; others say linear = False.
+
+    span: the range of A(x), for operators on pictures of a known range.
+    """
 
     linear: bool = True
+    span: tuple[float, float] | None = None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...
 
     def __call__(self, x: Tensor) -> Tensor:
+        real(x)
         return self.forward(x)
 
     def __matmul__(self, inner: Operator) -> Operator:
@@ -51,6 +60,10 @@ class Operator(ABC):
         """How many numbers a sample of y holds: an int, or a tensor that multiplies y where samples differ."""
         return y[0].numel()
 
+    def svd(self, x: Tensor) -> Svd | None:
+        """Singular values and vectors for samples of the shape and type of x (B, *shape), or None."""
+        return None
+
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y, like x. By differentiation of `forward` unless overridden."""
         self._must_be_linear("an adjoint")
@@ -58,13 +71,18 @@ class Operator(ABC):
         return pull(y)[0]
 
     def pinv(self, y: Tensor, iterations: int = 200) -> Tensor:
-        """A^+ y, the least-norm x that explains y: conjugate gradients on A A^T unless overridden."""
+        """A^+ y, the least-norm x that explains y: conjugate gradients on A A^T unless overridden.
+
+        Operators that are not linear may give a first guess instead, to start a method from.
+        """
         self._must_be_linear("a least-norm inverse")
         return self.adjoint(cg(lambda u: self(self.adjoint(u)), y, iterations))
 
     def prox(self, z: Tensor, y: Tensor, gamma: float, iterations: int = 200) -> Tensor:
         """argmin_x gamma/2 |A x - y|^2 + 1/2 |x - z|^2 = z + A^T (A A^T + I/gamma)^-1 (y - A z)."""
         self._must_be_linear("a proximal step in closed form")
+        if (parts := self.svd(z)) is not None:
+            return parts.prox(z, y, gamma)
         return z + self.adjoint(cg(lambda u: self(self.adjoint(u)) + u / gamma, y - self(z), iterations))
 
     def at(self, x: Tensor) -> Local:
@@ -94,8 +112,15 @@ class Compose(Operator):
     def linear(self) -> bool:  # type: ignore[override]
         return self.outer.linear and self.inner.linear
 
+    @property
+    def span(self) -> tuple[float, float] | None:  # type: ignore[override]
+        return self.outer.span
+
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(self.inner(x))
+
+    def pinv(self, y: Tensor, iterations: int = 200) -> Tensor:
+        return super().pinv(y, iterations) if self.linear else self.inner.pinv(self.outer.pinv(y))
 
     def domain(self, y: tuple[int, ...]) -> tuple[int, ...]:
         return self.inner.domain(self.outer.domain(y))
@@ -136,25 +161,57 @@ class Decoded(Operator):
     def forward(self, x: Tensor) -> Tensor:
         return self.codec.decode(x)
 
+    def pinv(self, y: Tensor, iterations: int = 0) -> Tensor:
+        offset = self.codec.decode(torch.zeros_like(y))
+        return (y - offset) / (self.codec.decode(torch.ones_like(y)) - offset)
+
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """y = operator(x_0) + noise n. noise: a standard deviation in the units of y; a number, (B,), or aligned with y.
 
+    law: None for Gaussian noise; `poisson` makes a measurement with another, whose noise is the Gaussian nearest to it.
+
     Raises:
-        ValueError: for values of y that are not finite, negative noise, or noise beyond anything y could hold.
+        ValueError: for values of y that are not finite, negative noise, noise beyond anything y could hold, or y
+            outside of what the operator makes of pictures.
+        TypeError: for complex y.
     """
 
     y: Tensor
     operator: Operator
     noise: float | Tensor = 0.0
+    law: Poisson | None = None
 
     def __post_init__(self) -> None:
+        real(self.y)
         if not bool(self.y.isfinite().all()):
             bad = int((~self.y.isfinite()).sum())
             raise ValueError(f"y holds {bad} of {self.y.numel()} values that are NaN or infinite: hide them by a Mask")
         align(self.noise, self.y)
         check_noise(self.y, self.noise)
+        if self.operator.span is not None:
+            low, high = (float(v) for v in torch.aminmax(self.y))
+            (least, most), slack = self.operator.span, 0.01 + 8 * float(torch.as_tensor(self.noise).max())
+            if low < least - slack or high > most + slack:
+                raise ValueError(
+                    f"y lies in [{low:.3g}, {high:.3g}], {type(self.operator).__name__} ends in [{least:g}, {most:g}]: "
+                    "give it pictures in [0, 1] (levels 0..255 are divided by 255), and to_model(codec) does the rest"
+                )
+
+    @classmethod
+    def poisson(cls, y: Tensor, operator: Operator, peak: float) -> Measurement:
+        """y = counts / peak with counts ~ Poisson(peak A(x_0)); the noise is what y itself suggests."""
+        law = Poisson(peak)
+        return cls(y, operator, law.std(y), law)
+
+    def log_prob(self, x0: Tensor) -> Tensor:
+        """log p(y | x_0) in nats, (B,). What a mask hides adds a constant."""
+        clean = self.operator(x0)
+        if self.law is not None:
+            return self.law.log_prob(self.y, clean)
+        R = torch.as_tensor(self.variance).to(self.y).expand_as(self.y)
+        return -0.5 * ((self.y - clean).square() / R + R.log() + log(2 * pi)).flatten(1).sum(1)
 
     @property
     def variance(self) -> float | Tensor:
@@ -163,10 +220,8 @@ class Measurement:
 
     def repeat(self, n: int) -> Measurement:
         """The measurement of a batch in which every sample stands n times in a row."""
-        noise = self.noise
-        if isinstance(noise, Tensor) and noise.ndim and len(noise) > 1:
-            noise = noise.repeat_interleave(n, 0)
-        return Measurement(self.y.repeat_interleave(n, 0), self.operator.repeat(n), noise)
+        law = self.law and self.law.repeat(n)
+        return Measurement(self.y.repeat_interleave(n, 0), self.operator.repeat(n), each(self.noise, n), law)
 
     def to_model(self, codec: Decoder) -> Measurement:
         """The same measurement seen from model range, through a codec x = decode(m) = slope m + offset, element-wise.
@@ -180,10 +235,21 @@ class Measurement:
         zero = self.y.new_zeros(A.domain(tuple(self.y.shape)))
         offset = codec.decode(zero)
         slope = codec.decode(zero + 1) - offset
-        y, one = self.y - A(offset), slope.flatten()[0]
-        if torch.allclose(slope, one.expand_as(slope)):
-            return Measurement(y / one, A, self.noise / (one if isinstance(self.noise, Tensor) else float(one)))
-        return Measurement(y, A @ Scale(slope[:1]), self.noise)
+        shift, one = A(offset), slope.flatten()[0]
+        same = torch.allclose(slope, one.expand_as(slope))
+        gain = float(one) if same else 1.0
+        law = self.law and self.law.moved(gain, shift)
+        return Measurement((self.y - shift) / gain, A if same else A @ Scale(slope[:1]), self.noise / gain, law)
+
+
+def real(x: Tensor) -> None:
+    """Raises TypeError for a complex tensor."""
+    if x.is_complex():
+        shape = (*x.shape[:-2], 2, *x.shape[-2:])
+        raise TypeError(
+            f"complex numbers are held as two real channels here, (real, imaginary): {shape} was expected, got a "
+            f"complex {tuple(x.shape)}; torch.stack([x.real, x.imag], -3) makes one of the other"
+        )
 
 
 def check_noise(y: Tensor, noise: float | Tensor) -> None:

@@ -7,7 +7,7 @@ DDRM family are for others: its 9-tap box drops the last tap, gain 8/9 an axis.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, exp
 from typing import Self
 
@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oneprior.operators.base import Operator
+from oneprior.operators.separable import Separable
 
 BOUNDARIES = {"reflect": "reflect", "circular": "circular", "replicate": "replicate", "zero": "constant"}
 
 
 @dataclass(frozen=True)
-class Blur(Operator):
+class Blur(Separable):
     """taps: the kernel, centred (of an even number, the later of the two middle taps is the centre).
 
     axes: along which, from the end; boundary: what lies outside the picture, reflect, circular, replicate or zero.
@@ -52,6 +53,16 @@ class Blur(Operator):
     def motion(cls, length: int, axis: int = -1, boundary: str = "reflect") -> Self:
         """The mean over `length` pixels along one axis: an even motion along the rows (-1) or columns (-2)."""
         return cls(_normal([1.0] * length), (axis,), boundary)
+
+    @property
+    def along_axes(self) -> tuple[int, ...]:
+        return self.axes
+
+    def matrix(self, n: int) -> Tensor:
+        return replace(self, axes=(-1,)).forward(torch.eye(n, dtype=torch.float64)[:, None]).squeeze(1).T
+
+    adjoint = Operator.adjoint  # few taps, where the matrix is full
+    pinv = Operator.pinv  # conjugate gradients stop before noise is divided by small s; exact: svd(x).pinv(y)
 
     def forward(self, x: Tensor) -> Tensor:
         n = len(self.taps)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oneprior.noise import uniform
 from oneprior.operators.base import Operator
+from oneprior.operators.svd import Svd
 from oneprior.times import align
 
 SIDES = {"top": (-2, 0), "bottom": (-2, 1), "left": (-1, 0), "right": (-1, 1)}
@@ -34,6 +35,12 @@ class Mask(Operator):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        pairs = zip(self.mask.shape[::-1], x.shape[::-1], strict=False)
+        if self.mask.ndim > x.ndim or any(m not in (1, n) for m, n in pairs):
+            raise ValueError(
+                f"a mask of shape {tuple(self.mask.shape)} does not fit x of shape {tuple(x.shape)}: every axis of the "
+                "mask is as long as that of x, or 1"
+            )
         return x * self.mask.to(x)
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -44,13 +51,16 @@ class Mask(Operator):
         return int(seen[0]) if len(seen) == 1 else align(seen, y)
 
     def pinv(self, y: Tensor, iterations: int = 0) -> Tensor:
-        return self.forward(y)
+        return self.adjoint(y)
 
     def prox(self, z: Tensor, y: Tensor, gamma: float, iterations: int = 0) -> Tensor:
-        return z + self.forward(y - z) * (gamma / (1 + gamma))
+        return z + self.adjoint(y - self(z)) * (gamma / (1 + gamma))
+
+    def svd(self, x: Tensor) -> Svd:
+        return Svd(self.mask.to(x), lambda x: x, lambda z: z, self.forward, self.forward)
 
     def repeat(self, n: int) -> Operator:
-        return self if len(self.mask) == 1 else Mask(self.mask.repeat_interleave(n, 0))
+        return self if len(self.mask) == 1 else type(self)(self.mask.repeat_interleave(n, 0))
 
     @classmethod
     def random(cls, shape: tuple[int, ...], hidden: float = 0.5, seed: int | Sequence[int] = 0) -> Self:
@@ -76,6 +86,17 @@ class Mask(Operator):
         mask = torch.ones(1, *_grid(shape), dtype=torch.bool)
         mask[..., top : top + h, left : left + w] = False
         return cls(mask)
+
+    @classmethod
+    def strokes(cls, shape: tuple[int, ...], count: int = 3, width: float = 3.0, seed: int = 0) -> Self:
+        """Hide brush strokes: lines of `width` pixels through 4 random points each, a pure function of the seed."""
+        H, W = shape[-2:]
+        points = torch.from_numpy(uniform(seed, "strokes", 0, (count, 4, 2))) * torch.tensor([H, W])
+        at = torch.stack(torch.meshgrid(torch.arange(H) + 0.5, torch.arange(W) + 0.5, indexing="ij"), -1)[..., None, :]
+        start, way = points[:, :-1].flatten(0, 1), points.diff(dim=1).flatten(0, 1)
+        share = (((at - start) * way).sum(-1) / way.square().sum(-1)).clamp(0, 1)  # the nearest point of each line
+        near = (at - start - share[..., None] * way).norm(dim=-1) <= width / 2
+        return cls(~near.any(-1).expand(1, *_grid(shape)))
 
     @classmethod
     def half(cls, shape: tuple[int, ...], side: str = "bottom") -> Self:
