@@ -9,7 +9,7 @@ from torch import Tensor
 
 from helpers import ANCHORED, Normal, draw, propagate
 from oneprior import paths
-from oneprior.anchored import BrownianBridge, MeanReverting, OUBridge, ResShift, Straight
+from oneprior.anchored import BrownianBridge, MeanReverting, OUBridge, Residual, ResShift, Straight
 from oneprior.denoiser import wrap
 from oneprior.exact import Gaussian
 from oneprior.sampling import DDIM, grids, sample, step
@@ -106,6 +106,10 @@ def test_ou_bridge_is_the_mean_reverting_sde_conditioned_on_its_end() -> None:
     assert schedule.at(1.0)[1] == pytest.approx(1.0) and schedule.at(1.0)[2] == 0.0
 
 
+def test_residual() -> None:
+    assert Residual(0.5).at(0.25) == (0.5625, 0.4375, 0.125)
+
+
 def test_straight() -> None:
     assert Straight(0.1).at(0.25) == (0.75, 0.25, 0.025)
 
@@ -134,6 +138,18 @@ def test_variance_in_the_step_makes_a_chain_exact(name: str, n: int, grid: grids
     # without alpha x_0, which nobody knows, in the start
     mean, _, exact = propagate(plan, schedule, LAW, ((b or 0.0) * SEEN, s * s), SEEN)
     assert abs(mean - LAW[0]) < 0.03 * sqrt(LAW[1]) and exact == pytest.approx(LAW[1], rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["VP", "ResShift", "I2SB", "IR-SDE", "GOUB", "RDDM"])
+def test_four_steps_of_the_own_rho_are_exact_within_one_percent(name: str) -> None:
+    """As it is used: rho by name (`Own`), alpha(1) x_0 left out of the start; without the variance it is far off."""
+    schedule = CHAINS[name][0]
+    times = grids.uniform_time(schedule, 4)
+    _, b, s = schedule.at(1.0)
+    plan = DDIM(OWN).plan(schedule, paths.sync(times))
+    mean, plain, exact = propagate(plan, schedule, LAW, ((b or 0.0) * SEEN, s * s), SEEN)
+    assert abs(exact / LAW[1] - 1) < 0.01 and abs(mean - LAW[0]) < 0.03 * sqrt(LAW[1])
+    assert plain < 0.75 * LAW[1]
 
 
 def _resshift(n: int) -> Schedule:

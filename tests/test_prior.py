@@ -1,5 +1,6 @@
 """The prior as people meet it: verbs, units, saving and loading, and what it refuses."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,17 @@ def test_unconditional_prior_refuses_guidance_and_classes() -> None:
         prior.classify(torch.rand(1, 1, 8, 8))
     with pytest.raises(TypeError, match="trained unconditionally"):
         prior.sample(2, label=1)
+
+
+def test_a_searched_grid_is_kept_with_the_prior(prior: Prior, tmp_path: Path) -> None:
+    mine = Prior(prior.den, prior.codec, prior.conditions, prior.facts)
+    before = mine.sample(seeds=[1], steps=3).x
+    try:
+        assert mine.tune(3, warm=4) is mine and list(mine.facts["grids"]) == ["3"]
+        again = oneprior.load(mine.save(tmp_path / "tuned"))
+        assert again.den.facts.grids == {3: tuple(mine.facts["grids"]["3"])}
+        after = mine.sample(seeds=[1], steps=3).x
+        assert torch.equal(again.sample(seeds=[1], steps=3).x, after) and not torch.equal(after, before)
+        assert not torch.equal(again.sample(seeds=[1], steps=4).x, after)
+    finally:
+        mine.den.facts = replace(mine.den.facts, grids={})  # the fixture's denoiser is shared

@@ -4,7 +4,7 @@ One scalar rho a family carries x_t to x_s (`Schedule.transition`), whatever the
 sigma_t, the Markov posterior (alpha_t / alpha_s) sigma_s^2 / sigma_t^2 (kappa = 1: IR-SDE, I2SB, GOUB), ResShift
 sigma_s^2 / sigma_t^2. Adding (alpha_s - rho alpha_t)^2 Var[x_0 | x_t, y] makes the chain exact on Gaussians at any
 number of steps. Sources: IR-SDE (Luo et al. 2023), ResShift (Yue et al. 2023), I2SB (Liu et al. 2023), GOUB (Yue et
-al. 2024), InDI (Delbracio and Milanfar 2023).
+al. 2024), RDDM (Liu et al. 2024), InDI (Delbracio and Milanfar 2023).
 """
 
 from __future__ import annotations
@@ -101,6 +101,16 @@ class OUBridge(Schedule):
         alpha = torch.exp(-th) * after / whole
         anchor = (-torch.expm1(-th) * after + torch.exp(-2 * (last - th)) * before) / whole
         return alpha, anchor, self.lam_inf * (before * after / whole).clamp(min=0).sqrt()
+
+
+@dataclass(frozen=True)
+class Residual(Schedule):
+    """RDDM: anchor = 1 - (1 - t)^2, alpha the rest, sigma = noise t: rates that fall and rise linearly."""
+
+    noise: float = 1.0
+
+    def coefs(self, t: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        return (1 - t) ** 2, t * (2 - t), self.noise * t
 
 
 @dataclass(frozen=True)

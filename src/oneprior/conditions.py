@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-__all__ = ["Condition", "Conditions", "Field", "Label", "Vector"]
+__all__ = ["Anchor", "Condition", "Conditions", "Field", "Label", "Vector"]
 
 
 class Condition(ABC):
@@ -190,6 +190,28 @@ class Field(Condition):
         return {"image": _rows("image", torch.cat((v, torch.ones_like(v[:, :1])), 1), batch)}
 
 
+@dataclass(frozen=True)
+class Anchor(Field):
+    """The degraded picture at which an anchored schedule ends. Port `y`: float (B, channels, H, W), [low, high] taken
+    to [-1, 1]; a network of ours sees it through its port `image` too. It has no null: without y there is no path."""
+
+    type: ClassVar[str] = "anchor"
+
+    @property
+    def fields(self) -> dict[str, int]:
+        return {"image": self.channels}
+
+    @property
+    def null(self) -> dict[str, Tensor]:
+        return {}
+
+    def encode(self, value: Any, batch: int) -> dict[str, Tensor]:
+        """value: (channels, H, W) for all samples, or (batch, channels, H, W)."""
+        if value is None:
+            raise ValueError("this prior's path ends at the degraded picture: give it, (B, channels, H, W)")
+        return {"y": super().encode(value, batch)["image"][:, :-1]}
+
+
 class Conditions(Mapping[str, Condition]):
     """The conditions of a prior by the names users type; two may not share a port. Empty for an unconditional prior."""
 
@@ -252,7 +274,7 @@ class Conditions(Mapping[str, Condition]):
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Conditions:
         """What `to_dict` wrote. Raises ValueError for a type it does not know."""
-        kinds = {kind.type: kind for kind in (Label, Vector, Field)}
+        kinds = {kind.type: kind for kind in (Label, Vector, Field, Anchor)}
         items = {}
         for name, entry in data.items():
             if entry.get("type") not in kinds:

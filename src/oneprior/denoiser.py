@@ -139,8 +139,17 @@ class NetworkDenoiser(Denoiser):
             clock = clock.expand(x.shape[0], *clock.shape[1:])
         if self.time is not None:
             clock = self.time(self.schedule, clock)
+        if hasattr(self.net, "config"):  # our networks see the anchor through their port `image`
+            cond = self._seen(t, cond)
         c = self.prediction.row(self.schedule, t).c
         return self.net(x if isinstance(c, float) and c == 1.0 else align(c, x) * x, clock, **cond)
+
+    def _seen(self, t: Time, cond: dict[str, Any]) -> dict[str, Any]:
+        if self.schedule.at(t)[1] is None:
+            return cond
+        if cond.get("y") is None:
+            raise ValueError(f"the path of {self.schedule} ends at y: give the degraded picture, y=(B, C, H, W)")
+        return {"image": cond["y"], **{k: v for k, v in cond.items() if k != "y"}}
 
     def posterior(self, x: Tensor, t: Time, **cond: Any) -> Posterior:
         y = cond.get("y")

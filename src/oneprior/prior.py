@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,21 @@ from oneprior.denoiser import Denoiser, NetworkDenoiser
 from oneprior.film import Sampled
 from oneprior.guidance import CFG
 from oneprior.guidance.scale import check_scale
+from oneprior.guidance.tiles import tiled
 from oneprior.noise import uniform
 from oneprior.operators import Measurement
 from oneprior.paths import Hold
 from oneprior.results import Classified, Likelihood, Restored, Result, grid, unwrap
 from oneprior.sampling import Sampler, Solver, sample
 from oneprior.sampling import sampler as named
+from oneprior.sampling.gridsearch import search
 from oneprior.trace import Counted, Frames, Trace
 from oneprior.uses.classify import classify
 from oneprior.uses.edit import translate
 from oneprior.uses.errors import Plan
 from oneprior.uses.likelihood import likelihood
 from oneprior.uses.restore import restore
+from oneprior.uses.restore.paired import asked, paired
 
 TELLING = "train one with --variance, or measure it on data with oneprior.sampling.variance.with_variance"
 Guidance = float | Callable[[Denoiser], Denoiser]
@@ -74,6 +78,14 @@ class Prior:
         """Write to a folder that `oneprior.load` reads; see `storage.write`."""
         parts = storage.Parts(self.den, self.codec, self.conditions, self.facts)
         return storage.write(folder, parts, self._preview(), force=force, dtype=dtype)
+
+    def tune(self, steps: int, warm: int = 256) -> Prior:
+        """Search the grid on which `auto` takes this many steps and keep it, also when saved: about 20 steps^2 network
+        calls of `warm` samples; see `sampling.gridsearch.search`."""
+        levels = search(self.den, steps, self.shape, warm=warm).sbar
+        self.den.facts = replace(self.den.facts, grids={**self.den.facts.grids, steps: levels})
+        self.facts["grids"] = {**self.facts.get("grids", {}), str(steps): list(levels)}
+        return self
 
     # ---- verbs -------------------------------------------------------------------------------------------------
 
@@ -138,7 +150,7 @@ class Prior:
 
     def restore(
         self,
-        measurement: Measurement,
+        measurement: Measurement | Tensor | Result,
         *,
         method: Any = "auto",
         draws: int = 1,
@@ -151,18 +163,22 @@ class Prior:
         """Draws from p(x | y) for y = A(x) + noise, everything in the user's units: `Measurement(y, operator, noise)`.
 
         x is the mean over draws. method: "auto" (moment matching where the operator is linear), "mmps", "red_diff",
-        or its settings object. seeds: B * draws numbers, the draws of the first measurement first.
+        or its settings object. seeds: B * draws numbers, the draws of the first measurement first. A prior trained on
+        pairs takes y alone, and any sampler as method. A picture larger than the prior's is restored by windows.
         """
-        batch = len(measurement.y)
+        given = unwrap(measurement)
+        y, shape, pair = asked(given, self.conditions)
+        batch = len(y)
         seeds = self._seeds(batch * draws, seeds)
+        how: dict[str, Any] = dict(method=method, draws=draws, steps=steps, seeds=seeds, progress=progress)
         with self._timed() as run:
-            ports: dict[str, Any] = self._ports(batch, cond)
-            model = measurement.to_model(self.codec)
-            out = restore(run, model, method=method, draws=draws, steps=steps, seeds=seeds, progress=progress, **ports)
+            how |= self._ports(batch, {**cond, **pair})
+            den = tiled(run, self.shape[1:], shape[2:])
+            out = paired(den, shape, **how) if pair else restore(den, given.to_model(self.codec), **how)
         every = self._decode(out.draws.flatten(0, 1), clip).unflatten(0, (batch, draws))
         std = every.std(1) if draws > 1 else None
         settings = {"method": str(method), "draws": draws, "steps": steps, **cond}
-        return Restored(every.mean(1), seeds, settings, run.calls, run.seconds, every, std, measurement.y)
+        return Restored(every.mean(1), seeds, settings, run.calls, run.seconds, every, std, y)
 
     def classify(
         self,
@@ -294,7 +310,8 @@ class Prior:
         run.seconds = time.perf_counter() - began
 
     def _preview(self) -> Image.Image | None:
-        if len(self.shape) != 3 or self.shape[0] not in (1, 3) or not isinstance(self.den, NetworkDenoiser):
+        alone = isinstance(self.den, NetworkDenoiser) and "y" not in self.conditions
+        if len(self.shape) != 3 or self.shape[0] not in (1, 3) or not alone:
             return None
         cond = {}
         for name in self.conditions:

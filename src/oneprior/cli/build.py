@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from oneprior import __version__, schedules
+from oneprior import __version__, anchored, schedules
 from oneprior.cli.inputs import open_skipping
 from oneprior.cli.screen import Screen
 from oneprior.cli.train import TrainJob
 from oneprior.codecs import Codec, Pixels, Standardise
-from oneprior.conditions import Conditions, Label
-from oneprior.data import Source, in_memory
+from oneprior.conditions import Anchor, Condition, Conditions, Field, Label
+from oneprior.data import Degraded, Pairs, Recipe, Source, image_pairs, in_memory
 from oneprior.denoiser import Facts, NetworkDenoiser
 from oneprior.nets import build
 from oneprior.nets.config import CONFIGS
@@ -29,7 +29,14 @@ SCHEDULES = {
     "edm": schedules.EDM,
     "laplace": schedules.Laplace,
     "sigmoid": schedules.Sigmoid,
+    "resshift": anchored.ResShift,
+    "irsde": anchored.MeanReverting,
+    "i2sb": anchored.BrownianBridge,
+    "goub": anchored.OUBridge,
+    "rddm": anchored.Residual,
+    "indi": anchored.Straight,
 }
+ANCHORED = [k for k, kind in SCHEDULES.items() if kind.__module__ == anchored.__name__]
 WEIGHTS = {
     "plain": Plain(),
     "min-snr": MinSNR(),
@@ -38,7 +45,9 @@ WEIGHTS = {
     "sigmoid": SigmoidWeight(),
 }
 AUTO = {"rf": ("velocity", "plain", "logit-normal"), **dict.fromkeys(("edm", "ve"), ("edm", "edm", "log-normal"))}
+AUTO |= dict.fromkeys(ANCHORED, ("x0", "plain", "uniform"))
 MEMORY = 2**30  # data up to this many bytes is read once
+COPIES = 64  # of every clean picture, each degraded in its own way
 EPSILON = 1e-4  # training keeps this far from t = 0, where weights of some predictions have no limit
 
 
@@ -63,7 +72,11 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         codec: Codec = Pixels(source.facts.levels)
     else:
         codec = Standardise.fit(source.batch(range(min(len(source), 100_000)))["x"])
-    conditions = Conditions({} if classes is None or job.unconditional else {"label": Label(classes)})
+    known: dict[str, Condition] = {} if classes is None or job.unconditional else {"label": Label(classes)}
+    if job.pairs or job.degrade:
+        half = 0.5 / (source.facts.levels - 1) if source.facts.levels else 0.0  # as the codec takes x to [-1, 1]
+        known["y"] = (Anchor if job.schedule in ANCHORED else Field)(shape[0], -half, 1 + half)
+    conditions = Conditions(known)
     prediction, weight, law = AUTO.get(job.schedule, ("v", "plain", "uniform"))
     job = replace(
         job,
@@ -83,7 +96,7 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         "shape": list(shape),
         "data": {k: getattr(source.facts, k) for k in ("name", "count", "licence", "levels")} | {"split": job.split},
         "oneprior": __version__,
-    }
+    } | ({"degrade": job.degrade} if job.degrade else {})
     return Parts(job, source, codec, conditions, den, Objective(WEIGHTS[job.weight], laws[job.law]), facts)
 
 
@@ -91,7 +104,25 @@ def read(job: TrainJob, screen: Screen) -> Source:
     """The data to train on, in memory where it fits."""
     if not job.data:
         raise ValueError("which data? oneprior train DATA: a folder, a file or a name such as digits")
+    if job.pairs and job.degrade:
+        raise ValueError(
+            "--pairs and --degrade: the degraded pictures are there, or they are made; give one of the two"
+        )
+    if job.schedule in ANCHORED and not (job.pairs or job.degrade):
+        raise ValueError(
+            f"--schedule {job.schedule} ends at degraded pictures: give --pairs FOLDER or --degrade RECIPE"
+        )
+    recipe = Recipe.of(job.degrade) if job.degrade else None
     how: dict[str, Any] = {"size": job.size, "channels": job.channels}
+    if job.pairs:
+        source: Source = image_pairs(job.data, job.pairs, split=job.split, skip_bad=job.skip_bad, **how)
+        screen.note(f"{source.facts.name}: {len(source):,} pairs, {' x '.join(map(str, source.facts.shape))}")
+        small = 2 * prod(source.facts.shape) * len(source) <= MEMORY
+        return (
+            Pairs(in_memory(source.clean), in_memory(source.degraded))
+            if small and isinstance(source, Pairs)
+            else source
+        )
     if job.unconditional and _is_folder(job.data):
         how["labels"] = False
     source = open_skipping(job.data, screen, job.skip_bad, split=job.split, **how)
@@ -104,7 +135,8 @@ def read(job: TrainJob, screen: Screen) -> Source:
             "pictures: turned as EXIF says, transparent parts on white, cut to the middle and resized to one size"
         )
     size = prod(facts.shape) * len(source) * (1 if facts.levels and facts.levels <= 256 else 4)
-    return in_memory(source) if size <= MEMORY else source
+    source = in_memory(source) if size <= MEMORY else source
+    return source if recipe is None else Degraded(source, recipe, job.train.seed, COPIES)
 
 
 def denoiser(job: TrainJob, shape: tuple[int, ...], conditions: Conditions) -> NetworkDenoiser:
@@ -118,7 +150,10 @@ def denoiser(job: TrainJob, shape: tuple[int, ...], conditions: Conditions) -> N
     config = kind.sized(shape, job.net_size, **fields)
     net = build(config, job.train.seed)
     schedule = SCHEDULES[job.schedule]()
-    blind = job.prediction in ("eps", "score") and schedule.at(1.0)[0] == 0.0  # says nothing of x_0 where alpha = 0
+    a, _, s = schedule.at(
+        1.0
+    )  # eps says nothing of x_0 where alpha = 0, and at the end of a bridge no view but x0 does
+    blind = a == 0.0 and (job.prediction in ("eps", "score") or (s == 0.0 and job.prediction != "x0"))
     facts = Facts(t_range=(0.0, 0.999 if blind else 1.0), null=conditions.null)
     prediction = EDMPrediction(0.5 if len(shape) == 3 else 1.0) if job.prediction == "edm" else job.prediction
     return NetworkDenoiser(net, schedule, prediction, facts=facts, variance=job.variance)

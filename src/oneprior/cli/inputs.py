@@ -92,7 +92,8 @@ def read(
         h, w = good[other[0]].size
         if exact is not None:
             raise ValueError(
-                f"{other[0]} is {h} x {w}; what this operator leaves of a picture is {shape[1]} x {shape[2]}"
+                f"{other[0]} is {h} x {w}; what this operator leaves of a picture is {shape[1]} x {shape[2]} "
+                "(without an operator: the size of the first)"
             )
         screen.note(f"{len(other)} of {len(good)} pictures cut to the middle and resized to {shape[1]} x {shape[2]}")
     levels = 256 if all(look.bits == 8 for look in good.values()) else None

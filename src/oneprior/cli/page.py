@@ -12,7 +12,8 @@ from oneprior.cli.build import Parts
 from oneprior.cli.inputs import label_of
 from oneprior.cli.options import flat
 from oneprior.cli.train import ABOUT_THIS_CALL
-from oneprior.cli.work import write_picture
+from oneprior.cli.work import sheet, write_picture
+from oneprior.data import Source
 from oneprior.prior import Prior
 from oneprior.report import curve, write_report
 from oneprior.results import grid
@@ -33,12 +34,16 @@ def prior_of(trainer: Trainer, made: Parts) -> Prior:
     return Prior(made.den, made.codec, made.conditions, {**made.facts, "training": training})
 
 
-def preview(prior: Prior, run: RunFolder, n: int) -> None:
+def preview(prior: Prior, run: RunFolder, n: int, source: Source) -> None:
     label = label_of(prior)
     own: dict[str, Any] = {} if label is None else {"label": [i % len(label.names) for i in range(SAMPLES)]}
     file = run.samples / f"{n:09d}.png"
     try:
-        if len(prior.shape) == 3 and prior.shape[0] in (1, 3):
+        if "y" in prior.conditions:
+            pair = source.batch(range(min(10, len(source))))
+            x = prior.restore(pair["y"], seeds=range(len(pair["y"]))).x.cpu()
+            write_picture(file, sheet([pair["y"], x, pair["x"]]))
+        elif len(prior.shape) == 3 and prior.shape[0] in (1, 3):
             columns = 10 if label is None else min(10, len(label.names))
             write_picture(file, grid(prior.sample(SAMPLES, seeds=range(SAMPLES), **own).x, columns))
         elif prior.shape == (2,):
@@ -66,6 +71,8 @@ def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float
     grids = sorted(run.samples.glob("*.png"))
     if grids:
         said = "One seed a picture, averaged weights, 20 steps."
+        if "y" in made.conditions:
+            said = "Degraded, restored (one draw, averaged weights), clean."
         pictures.append((f"Samples after {int(grids[-1].stem):,}", grids[-1], said))
     if len(grids) > 1:
         pictures.append((f"The same seeds after {int(grids[0].stem):,}", grids[0], "As training went on: samples/."))

@@ -3,7 +3,11 @@
 oneprior restore digits damaged.png --mask mask.png --noise 12/255
 oneprior restore digits digits --n 16 --operator mask:half --noise 0.05 --simulate
 
-Operators: mask:random,SHARE; mask:half,SIDE; mask:box,H,W; pool:R; blur:STD; blur:box,W; blur:motion,LENGTH.
+oneprior restore runs/rain rainy/                   a prior trained on pairs needs no operator
+
+Operators: mask:random,SHARE; mask:half,SIDE; mask:box,H,W; mask:strokes,COUNT,WIDTH; pool:R; bicubic:R; blur:STD;
+blur:box,W; blur:motion,LENGTH,ANGLE; blur:shake,SIZE; blur:gamma,STD; grey; mosaic; jpeg:QUALITY; clip:GAIN;
+lowlight:GAMMA,GAIN; haze:TRANSMISSION,LIGHT.
 """
 
 from __future__ import annotations
@@ -58,22 +62,29 @@ def run(s: RestoreSettings, command: list[str]) -> int:
     shape = work.prior.shape
     if len(shape) != 3:
         raise ValueError(f"pictures are restored; the samples of this prior have shape {shape}")
-    operator = damage.operator_of(s.operator, s.mask, shape, s.seed)
-    work.read("restore", None if s.simulate else tuple(operator(torch.zeros(1, *shape)).shape[1:]))
+    pairs = "y" in work.prior.conditions and s.operator is None and s.mask is None
+    operator = None if pairs else damage.operator_of(s.operator, s.mask, shape, s.seed)
+    recipe = damage.recipe_of(work.prior) if pairs and s.simulate else None
+    seen = damage.size_of(s.files, shape) if operator is None else tuple(operator(torch.zeros(1, *shape)).shape[1:])
+    work.read("restore", None if s.simulate else seen)
     cond = inputs.conditions(work.prior, s.label, s.cond, range(len(work.given)))
     window = min(11, *shape[1:]) - 1 | 1  # odd
     shown = None
     for part, x in work.each("restoring"):
-        y = damage.damaged(operator, x, noise, s.seed, part) if s.simulate else x
+        if operator is None:
+            y = recipe(x, s.seed, part) if recipe else x
+        else:
+            y = damage.damaged(operator, x, noise, s.seed, part) if s.simulate else x
         y = operator(y) if isinstance(operator, Mask) else y  # whatever stands in the hidden part
         seeds = range(s.seed + part.start * s.draws, s.seed + part.stop * s.draws)
         how: dict[str, Any] = {"method": s.method, "draws": s.draws, "steps": s.steps, "seeds": seeds}
-        measured = Measurement(y.to(work.prior.device), operator, noise)
+        there = y.to(work.prior.device)
+        measured = there if operator is None else Measurement(there, operator, noise)
         result: Any = work.add(work.prior.restore(measured, **how, **inputs.part_of(cond, part, len(work.given))))
         z, draws = result.x.cpu(), result.draws.cpu()
         spread = [(2 * draws.std(1)).clamp(max=1)] if s.draws > 1 else []  # white is a spread of 1/2
         shown = shown or sheet([v[:16] for v in (y, z, *spread, *([x] if s.simulate else []))])
-        plain = damage.baseline(operator, y, noise) if s.simulate else z
+        plain = y if operator is None else damage.baseline(operator, y, noise) if s.simulate else z
         for i, k in enumerate(part):
             name, row = work.names[k], {"file": work.given.names[k]}
             row["restored"] = work.picture(name, picture(z[i]))
@@ -90,10 +101,15 @@ def run(s: RestoreSettings, command: list[str]) -> int:
         work.picture("sheet", shown)
     mean = {k: sum(r[k] for r in work.rows) / len(work.rows) for k in work.rows[0] if k.endswith(("psnr", "ssim"))}
     if s.simulate:
-        names = {"": "restored", "baseline_": "baseline: linear, pixel by pixel"}
+        names = {"": "restored", "baseline_": "baseline: as damaged" if pairs else "baseline: linear, pixel by pixel"}
         work.screen.table([{"": n, "PSNR dB": mean[f"{k}psnr"], "SSIM": mean[f"{k}ssim"]} for k, n in names.items()])
     rows = "measured, restored" + ", spread" * (s.draws > 1) + ", truth" * s.simulate
     work.screen.say(f"{len(work.rows)} restored: {work.out} (sheet.png: {rows})")
-    settings = {"operator": s.operator or f"mask {s.mask}", "noise": noise, "method": s.method, "draws": s.draws}
+    settings = {
+        "operator": s.operator or (f"mask {s.mask}" if s.mask else None),
+        "noise": noise,
+        "method": s.method,
+        "draws": s.draws,
+    }
     settings |= {"steps": s.steps, "simulate": s.simulate, "label": s.label, "cond": list(s.cond)}
     return work.finish(settings, mean=mean)

@@ -4,6 +4,7 @@ fashion-mnist, points:moons.
 oneprior train photos/ --name photos --dry-run      what it will cost
 oneprior train photos/ --name photos --minutes 60   Ctrl-C leaves a good checkpoint
 oneprior train --name photos --resume               goes on exactly where it was
+oneprior train clean/ --pairs rainy/ --schedule resshift   a restorer, for `oneprior restore`
 
 Everything goes to runs/NAME: config.yaml (give it to --config to repeat the run), log.jsonl, samples/, checkpoints/,
 report.html, and prior/, which every other command takes at any moment.
@@ -43,6 +44,10 @@ class TrainJob(Common):
     """1 grey, 3 colour (default: 3 if any picture has colour)"""
     skip_bad: bool = False
     """leave out pictures that cannot be read"""
+    pairs: str | None = None
+    """folder of degraded pictures, named as the clean ones: learn to restore them"""
+    degrade: str | None = None
+    """recipe that makes them from the clean ones: real, or such as blur:1-2,noise:10,jpeg:30-60"""
     unconditional: bool = False
     """make nothing of the classes"""
     net: Literal["auto", "unet", "dit", "mlp"] = "auto"
@@ -53,10 +58,13 @@ class TrainJob(Common):
     """in the network"""
     variance: bool = False
     """let the network tell its variance as well"""
-    schedule: Literal["cosine", "rf", "vp", "subvp", "ve", "edm", "laplace", "sigmoid"] = "cosine"
-    """how data turns into noise (rf: rectified flow)"""
+    schedule: Literal[
+        "cosine", "rf", "vp", "subvp", "ve", "edm", "laplace", "sigmoid",
+        "resshift", "irsde", "i2sb", "goub", "rddm", "indi",
+    ] = "cosine"  # fmt: skip
+    """how data turns into noise (rf: rectified flow); from resshift on: into the degraded picture"""
     prediction: Literal["auto", "eps", "x0", "v", "score", "velocity", "edm"] = "auto"
-    """what the network predicts (auto: v; velocity under rf; edm under edm and ve)"""
+    """what the network predicts (auto: v; velocity under rf; edm under edm and ve; x0 towards degraded pictures)"""
     weight: Literal["auto", "plain", "min-snr", "truncated-snr", "edm", "sigmoid"] = "auto"
     """weight of the loss (auto: plain; edm under edm and ve)"""
     law: Literal["auto", "uniform", "logit-normal", "log-normal"] = "auto"

@@ -98,7 +98,7 @@ def _fit(trainer: Trainer, made: Parts, run: RunFolder, screen: Screen) -> dict[
             if main and (due or state.saved):
                 with page.averaged(trainer):
                     prior = page.prior_of(trainer, made)
-                    page.preview(prior, run, trainer.n)
+                    page.preview(prior, run, trainer.n, made.source)
                     if state.saved or not (run.prior / "config.json").exists():
                         prior.save(run.prior, force=True)
                 last = time.monotonic()

@@ -6,9 +6,11 @@ torch.Size([8, 1, 8, 8])
 """
 
 from oneprior.data.arrays import array_file
+from oneprior.data.degrade import Degraded, Recipe
 from oneprior.data.digits import digits
 from oneprior.data.folder import UnreadableImages, image_folder
 from oneprior.data.idx import idx_files, read_idx
+from oneprior.data.pairs import Pairs, image_pairs
 from oneprior.data.points import toy_points
 from oneprior.data.resolve import open_source
 from oneprior.data.source import ArraySource, Batch, DataFacts, Source, Subset, held_out, in_memory, split_of, subset
@@ -17,6 +19,9 @@ __all__ = [
     "ArraySource",
     "Batch",
     "DataFacts",
+    "Degraded",
+    "Pairs",
+    "Recipe",
     "Source",
     "Subset",
     "UnreadableImages",
@@ -25,6 +30,7 @@ __all__ = [
     "held_out",
     "idx_files",
     "image_folder",
+    "image_pairs",
     "in_memory",
     "open_source",
     "read_idx",

@@ -6,12 +6,13 @@ from oneprior.guidance.cfg import CFG, sigma, time
 from oneprior.guidance.cfgpp import CFGpp
 from oneprior.guidance.classifier import ClassifierGuidance
 from oneprior.guidance.distill import Distill, Distilled, Scales
-from oneprior.guidance.mmps import MMPS
+from oneprior.guidance.mmps import MMPS, TMPD, PiGDM
 from oneprior.guidance.particles import corrected, twisted
 from oneprior.guidance.perturb import PAG, SkipLayer
 from oneprior.guidance.reward import PerStep, RewardGuidance
 from oneprior.guidance.several import Several
 from oneprior.guidance.threshold import Threshold
+from oneprior.guidance.tiles import Tiled
 from oneprior.guidance.zerostar import CFGZero
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "CFG",
     "MMPS",
     "PAG",
+    "TMPD",
     "AutoGuidance",
     "CFGZero",
     "CFGpp",
@@ -26,11 +28,13 @@ __all__ = [
     "Distill",
     "Distilled",
     "PerStep",
+    "PiGDM",
     "RewardGuidance",
     "Scales",
     "Several",
     "SkipLayer",
     "Threshold",
+    "Tiled",
     "corrected",
     "sigma",
     "time",
