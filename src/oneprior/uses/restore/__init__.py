@@ -6,22 +6,29 @@ Settings are plain dataclasses that bring no torch; the functions are imported w
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from oneprior.uses.restore.settings import METHODS, Log, MMPSSettings, Power, RedDiffSettings, Truncated, Weighting
+from oneprior.uses.restore.settings import (
+    METHODS,
+    DAPSSettings,
+    DDRMSettings,
+    DiffPIRSettings,
+    DPSSettings,
+    Log,
+    MMPSSettings,
+    Power,
+    RedDiffSettings,
+    RepaintSettings,
+    Truncated,
+    TwistedSettings,
+    Weighting,
+)
 
 if TYPE_CHECKING:
     from oneprior.uses.restore.run import Restored, restore
 
 __all__ = [
-    "METHODS",
-    "Log",
-    "MMPSSettings",
-    "Power",
-    "RedDiffSettings",
-    "Restored",
-    "Truncated",
-    "Weighting",
-    "restore",
-]
+    "METHODS", "DAPSSettings", "DDRMSettings", "DPSSettings", "DiffPIRSettings", "Log", "MMPSSettings", "Power",
+    "RedDiffSettings", "RepaintSettings", "Restored", "Truncated", "TwistedSettings", "Weighting", "restore",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

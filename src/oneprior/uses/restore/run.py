@@ -5,17 +5,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from oneprior.denoiser import Denoiser
-from oneprior.guidance.mmps import MMPS
-from oneprior.operators import Measurement
-from oneprior.sampling import sample, sampler
-from oneprior.uses.restore.red_diff import red_diff
-from oneprior.uses.restore.settings import METHODS, MMPSSettings, RedDiffSettings
+from oneprior.denoiser import Denoiser, Wrapper
+from oneprior.operators import Compose, Measurement, Operator
+from oneprior.times import Time
+from oneprior.uses.restore.settings import METHODS, Method
+from oneprior.uses.restore.steps import first
+
+OTHERS = "use " + ", ".join(name for name, method in METHODS.items() if not method.linear)
 
 
 class Restored(NamedTuple):
@@ -33,7 +35,7 @@ def restore(
     den: Denoiser,
     measurement: Measurement,
     *,
-    method: str | MMPSSettings | RedDiffSettings = "auto",
+    method: Any = "auto",
     draws: int = 1,
     steps: int | None = None,
     seeds: Sequence[int] | None = None,
@@ -42,9 +44,9 @@ def restore(
 ) -> Restored:
     """Restore what was measured; everything in model range (`Measurement.to_model(codec)`).
 
-    method: `auto` (= mmps), `mmps`, `red_diff`, or settings such as RedDiffSettings(lr=0.25). draws: how many answers a
-    sample. steps: instead of the settings' own. seeds: B * draws of them, the draws of sample 0 first. **cond: to the
-    denoiser, tensors over the batch of the measurement.
+    method: `auto` (see `choose`), a name of METHODS, or settings such as RedDiffSettings(lr=0.25). draws: how many
+    answers a sample. steps: instead of the settings' own. seeds: B * draws of them, the draws of sample 0 first.
+    **cond: to the denoiser, tensors over the batch of the measurement.
 
     Example:
         >>> out = restore(den, Measurement(y, Pool(2), 0.05), draws=8)
@@ -53,7 +55,12 @@ def restore(
     Raises:
         ValueError: for an unknown method, draws or steps below 1, or as many seeds as there are not draws.
     """
-    chosen = _settings(method)
+    name, (chosen, where, linear) = _method(method, den, measurement, cond)
+    module, function = where.split(":")
+    if linear and not measurement.operator.linear:
+        raise ValueError(
+            f"method '{name}' is for linear operators, which {_say(measurement.operator)} is not: {OTHERS}"
+        )
     if draws < 1 or (steps is not None and steps < 1):
         raise ValueError(f"draws = {draws}, steps = {steps}: at least 1 of each was expected")
     if steps is not None:
@@ -63,33 +70,58 @@ def restore(
     if len(seeds) != B * draws:
         raise ValueError(f"{len(seeds)} seeds for {B} samples of {draws} draws each: {B * draws} were expected")
     many, cond = measurement.repeat(draws), {k: _repeated(v, B, draws) for k, v in cond.items()}
-    if isinstance(chosen, RedDiffSettings):
-        x, nfe = red_diff(den, many, chosen, seeds=seeds, progress=progress, **cond), chosen.steps
-    else:
-        x, nfe = _mmps(den, many, chosen, seeds, progress, cond)
+    run: Any = import_module(f"oneprior.uses.restore.{module}")
+    counted = _Counted(den)
+    x = getattr(run, function)(counted, many, chosen, seeds=seeds, progress=progress, **cond)
     every = x.reshape(B, draws, *x.shape[1:])
     std = every.std(1) if draws > 1 else torch.zeros_like(every[:, 0])
-    return Restored(every[:, 0], every.mean(1), std, nfe, every)
+    return Restored(every[:, 0], every.mean(1), std, counted.asked // len(x), every)
 
 
-def _mmps(
-    den: Denoiser, many: Measurement, s: MMPSSettings, seeds: Sequence[int], progress: bool, cond: dict[str, Any]
-) -> tuple[Tensor, int]:
-    given, by = MMPS(den, many, iterations=s.iterations, tol=s.tol), sampler(s.sampler)
-    path = by.path(den, s.steps)
-    shape = many.operator.domain(tuple(many.y.shape))
-    x = sample(given, shape, path=path, sampler=by, seeds=seeds, progress=progress, **cond)
-    return x, sum(stage.call for stage in by.solver.plan(den.schedule, path))
+class _Counted(Wrapper):
+    """Counts the samples that the denoiser is asked about."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__(inner)
+        self.asked = 0
+
+    def posterior(self, x: Tensor, t: Time, **cond: Any) -> Any:
+        self.asked += len(x)
+        return self.inner.posterior(x, t, **cond)
+
+    def around(self, inner: Denoiser) -> Denoiser:
+        self.inner = inner  # one count for every trajectory
+        return self
 
 
-def _settings(method: str | MMPSSettings | RedDiffSettings) -> MMPSSettings | RedDiffSettings:
+def _method(method: Any, den: Denoiser, seen: Measurement, cond: dict[str, Any]) -> tuple[str, Method]:
     if not isinstance(method, str):
-        return method
-    name = "mmps" if method == "auto" else method
+        for name, known in METHODS.items():
+            if type(known.settings) is type(method):
+                return name, known._replace(settings=method)
+        raise ValueError(f"{method!r} are the settings of no method; a name of {['auto', *METHODS]} was expected")
+    name = choose(den, seen, **cond) if method == "auto" else method
     if name not in METHODS:
         raise ValueError(f"method '{method}' is not known; one of {['auto', *METHODS]} was expected")
-    return METHODS[name]
+    return name, METHODS[name]
+
+
+def choose(den: Denoiser, seen: Measurement, **cond: Any) -> str:
+    """The rule of `auto`: mmps for linear operators and daps for others, whose levels forget a wrong linearisation;
+    where a trial on one sample shows that the network cannot be differentiated, diffpir and red_diff."""
+    linear = seen.operator.linear
+    with torch.enable_grad():
+        try:
+            x, post = first(den, seen, cond)
+            torch.autograd.grad(post.mean.sum(), x)
+        except (RuntimeError, NotImplementedError):
+            return "diffpir" if linear else "red_diff"
+    return "mmps" if linear else "daps"
 
 
 def _repeated(v: Any, B: int, n: int) -> Any:
     return v.repeat_interleave(n, 0) if isinstance(v, Tensor) and v.ndim and len(v) == B else v
+
+
+def _say(A: Operator) -> str:
+    return f"{_say(A.outer)} @ {_say(A.inner)}" if isinstance(A, Compose) else type(A).__name__

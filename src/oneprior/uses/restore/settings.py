@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import log1p
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 
 class Weighting(ABC):
@@ -53,9 +53,89 @@ class MMPSSettings:
     """steps of conjugate gradients at most in each call"""
     tol: float = 1e-3
     """relative residual at which a sample's solve stops"""
+    covariance: Literal["posterior", "isotropic", "row_sums"] = "posterior"
+    """what is taken for that of x_0 given x_t: its own, by Jacobian products; PiGDM's r^2 I; TMPD's row sums"""
+    rank: int = 4
+    """of the square root of that covariance (so many more backward passes a call), with which each step draws x_0
+    instead of taking its mean: exact on Gaussians at any number of steps, for "ancestral" alone; 0 for means"""
+    sampler: str = "ancestral"
+    """any name of oneprior.sampling.SAMPLERS, those of the ODE with rank=0. Steps with noise forget the errors of a
+    trained network, which the ODE carries to its end (on digits 0.7 dB of the mean)"""
+
+
+@dataclass(frozen=True)
+class DiffPIRSettings:
+    """Proximal steps between denoising ones: no backward pass, and draws that spread by rule of thumb."""
+
+    steps: int = 100
+    lam: float = 7.0
+    """trust in the denoiser: 3 to 25 in use"""
+    zeta: float = 0.3
+    """share of the noise that is drawn anew at each step"""
+
+
+@dataclass(frozen=True)
+class DDRMSettings:
+    """Per singular direction of the operator: measured ones follow y as far as its noise allows. No backward pass."""
+
+    steps: int = 100
+    eta: float = 0.85
+    """share of fresh noise in directions that were not measured"""
+    eta_b: float = 1.0
+    """how far measured directions go to y while the noise of x_t is larger than that of y"""
+    eta_c: float = 0.85
+    """share of fresh noise in them once it is smaller; 0 is DDNM+"""
+
+
+@dataclass(frozen=True)
+class DPSSettings:
+    """Ancestral steps, each followed by one along the gradient of |y - A(D)|, a norm a sample."""
+
+    steps: int = 100
+    zeta: float = 1.0
+    """length of that step, in |y - A D| = 1"""
+
+
+@dataclass(frozen=True)
+class DAPSSettings:
+    """Levels of noise, x_0 drawn given y at each and noised anew to the next."""
+
+    steps: int = 100
+    """network calls a draw"""
+    inner: Literal["moments", "isotropic", "langevin"] = "moments"
+    """moments: from the Gaussian with the mean and covariance of x_0 given x_t and y, a call a level, exact on
+    Gaussians; isotropic: exactly from N(the ODE's end, r^2 I) given y; langevin: the same by Langevin steps, for any
+    operator"""
+    rank: int = 4
+    """of the square root of that covariance, as for mmps (moments)"""
+    ode: int = 5
+    """network calls from a level to its x_0 (isotropic, langevin)"""
+    langevin: int = 50
+    lr: float = 0.2
+    """of a Langevin step, relative to one over the curvature along it"""
+    tau: float = 0.01
+    """the least noise that Langevin steps assume"""
+
+
+@dataclass(frozen=True)
+class TwistedSettings:
+    """Weighted and resampled particles: exact in the limit of many, for any prior. The draw is one of them."""
+
+    steps: int = 100
+    count: int = 16
+    """particles a draw, each with its own network calls"""
     sampler: str = "auto"
-    """any name of oneprior.sampling.SAMPLERS. The ODE's draws have the right spread; "ancestral" mends the errors of a
-    trained network (on digits one dB of PSNR) and spreads a little less at few steps"""
+    """ancestral; ancestral-optimal of a denoiser that tells its variance"""
+
+
+@dataclass(frozen=True)
+class RepaintSettings:
+    """What a mask shows is pasted in at the noise of each step; harmonised by going back and forth. Masks only."""
+
+    steps: int = 20
+    """of the grid; about `resample` times as many network calls"""
+    jump: int = 5
+    resample: int = 5
 
 
 @dataclass(frozen=True)
@@ -96,4 +176,26 @@ class RedDiffSettings:
                 raise ValueError(f"{name} '{getattr(self, name)}' is not known; one of {values} was expected")
 
 
-METHODS: dict[str, MMPSSettings | RedDiffSettings] = {"mmps": MMPSSettings(), "red_diff": RedDiffSettings()}
+class Method(NamedTuple):
+    """settings: the defaults; function: "module:name" of f(den, measurement, settings, *, seeds, progress, **cond) ->
+    (B, *shape); linear: for linear operators alone."""
+
+    settings: Any
+    function: str
+    linear: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "mmps": Method(MMPSSettings(), "guided:mmps"),
+    "pigdm": Method(MMPSSettings(steps=100, covariance="isotropic", rank=0), "guided:mmps"),
+    "tmpd": Method(MMPSSettings(steps=100, covariance="row_sums", rank=0), "guided:mmps"),
+    "twisted": Method(TwistedSettings(), "guided:twist"),
+    "daps": Method(DAPSSettings(), "daps:daps"),
+    "dps": Method(DPSSettings(), "dps:dps"),
+    "diffpir": Method(DiffPIRSettings(), "guided:diffpir", True),
+    "ddrm": Method(DDRMSettings(), "ddrm:ddrm", True),
+    "ddnm": Method(DDRMSettings(eta_c=0.0), "ddrm:ddrm", True),
+    "repaint": Method(RepaintSettings(), "guided:repaint", True),
+    "red_diff": Method(RedDiffSettings(), "red_diff:red_diff"),
+    "score_distillation": Method(RedDiffSettings(v=0.0, init="zero"), "red_diff:red_diff"),
+}
