@@ -162,9 +162,9 @@ class Prior:
     ) -> Restored:
         """Draws from p(x | y) for y = A(x) + noise, everything in the user's units: `Measurement(y, operator, noise)`.
 
-        x is the mean over draws. method: "auto" (moment matching where the operator is linear), "mmps", "red_diff",
-        or its settings object. seeds: B * draws numbers, the draws of the first measurement first. A prior trained on
-        pairs takes y alone, and any sampler as method. A picture larger than the prior's is restored by windows.
+        x is the mean over draws. method: "auto" (moment matching where the operator is linear), a name of
+        `uses.restore.METHODS` or its settings. seeds: B * draws numbers, the draws of the first measurement first. A
+        prior trained on pairs takes y alone, and any sampler as method. Larger pictures are restored by windows.
         """
         given = unwrap(measurement)
         y, shape, pair = asked(given, self.conditions)

@@ -256,7 +256,9 @@ def test_the_view_of_an_angle_is_the_slope_of_its_ode(angle: Angle, name: str) -
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(
-    "solver", [Adams(1, Angle(0.7)), Adams(3, Angle(0.7)), Adams(2, Angle(0.7), corrector=True)], ids=str
+    "solver",
+    [Adams(1, Angle(0.7)), Adams(3, Angle(0.7)), Adams(2, Angle(0.7), corrector=True)],
+    ids=["order 1", "order 3", "order 2, corrected"],
 )
 def test_the_angle_is_exact_on_its_gaussian(name: str, solver: Solver) -> None:
     """Data N(0, sd^2): from t = 1 to t = 0 in 1, 2 or 7 steps, alpha = 0 and sigma = 0 included, x_0 = sd x / r."""

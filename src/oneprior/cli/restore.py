@@ -32,7 +32,7 @@ class RestoreSettings(Writing, OnPictures):
     simulate: bool = False
     """damage whole pictures first, and compare the result with them"""
     method: str = "auto"
-    """auto, mmps or red_diff"""
+    """auto, mmps, pigdm, tmpd, daps, dps, ddrm, ddnm, diffpir, repaint, twisted or red_diff: docs/restore.md"""
     draws: int = 4
     """draws a picture; their mean is the answer, their spread says how sure it is"""
     steps: int | None = None
