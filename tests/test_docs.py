@@ -44,4 +44,6 @@ def test_the_table_of_figures_is_that_of_the_recorded_run() -> None:
     results = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(results)
     readme = (ROOT / "README.md").read_text()
-    assert results.written(readme, json.loads((ROOT / "docs" / "results" / "demo.json").read_text())) == readme
+    folder = ROOT / "docs" / "results"
+    assert results.written(readme, json.loads((folder / "demo.json").read_text())) == readme
+    assert results.claimed(readme, results.records(folder)) == readme and results.records(folder)
