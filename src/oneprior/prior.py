@@ -33,7 +33,7 @@ from oneprior.guidance.tiles import tiled
 from oneprior.noise import uniform
 from oneprior.operators import Measurement
 from oneprior.paths import Hold
-from oneprior.results import Classified, Likelihood, Restored, Result, grid, unwrap
+from oneprior.results import Classified, Likelihood, Restored, Result, grid, noises, unwrap
 from oneprior.sampling import Sampler, Solver, sample
 from oneprior.sampling import sampler as named
 from oneprior.sampling.gridsearch import search
@@ -168,16 +168,16 @@ class Prior:
         """
         given = unwrap(measurement)
         y, shape, pair = asked(given, self.conditions)
-        batch = len(y)
-        seeds = self._seeds(batch * draws, seeds)
+        seeds = self._seeds(len(y) * draws, seeds)
         how: dict[str, Any] = dict(method=method, draws=draws, steps=steps, seeds=seeds, progress=progress)
         with self._timed() as run:
-            how |= self._ports(batch, {**cond, **pair})
+            how |= self._ports(len(y), {**cond, **pair})
             den = tiled(run, self.shape[1:], shape[2:])
             out = paired(den, shape, **how) if pair else restore(den, given.to_model(self.codec), **how)
-        every = self._decode(out.draws.flatten(0, 1), clip).unflatten(0, (batch, draws))
+        every = self._decode(out.draws.flatten(0, 1), clip).unflatten(0, (len(y), draws))
         std = every.std(1) if draws > 1 else None
         settings = {"method": str(method), "draws": draws, "steps": steps, **cond}
+        settings |= noises(given, self.codec)
         return Restored(every.mean(1), seeds, settings, run.calls, run.seconds, every, std, y)
 
     def classify(

@@ -17,6 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from oneprior.codecs import Codec
+from oneprior.operators import Measurement
+from oneprior.operators.base import real
 from oneprior.training.files import explained, write_bytes, write_json
 
 
@@ -72,7 +75,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Restored(Result):
-    """x: the mean over draws, (B, C, H, W). draws: (B, draws, C, H, W); std over them; y: what was measured."""
+    """x: the mean over draws, (B, C, H, W). draws: (B, draws, C, H, W); std over them; y: what was measured. Of a
+    measurement, settings hold its noise in the user's units and, as noise_model, in those of the model."""
 
     draws: Tensor | None = None
     std: Tensor | None = None
@@ -107,9 +111,27 @@ class Likelihood(Result):
     bpd: Tensor | None = None
 
 
+def noises(given: Measurement | Tensor, codec: Codec) -> dict[str, Any]:
+    """The noise of a measurement in two units, for settings; where it varies within a sample, its root mean square.
+
+    That of an operator that is not linear stays in the units of y in both.
+    """
+    if not isinstance(given, Measurement):
+        return {}
+    kinds = {"noise": given.noise, "noise_model": given.to_model(codec).noise}
+    return {k: _size(v) if isinstance(v, Tensor) and v.ndim > 1 else v for k, v in kinds.items()}
+
+
+def _size(v: Tensor) -> float:
+    return float(v.square().mean().sqrt())
+
+
 def unwrap(x: Any) -> Any:
-    """The tensor of a result, or the thing itself."""
-    return x.x if isinstance(x, Result) else x
+    """The tensor of a result, or the thing itself. Raises TypeError for complex tensors."""
+    x = x.x if isinstance(x, Result) else x
+    if isinstance(x, Tensor):
+        real(x)
+    return x
 
 
 def picture(x: Tensor) -> Image.Image:

@@ -105,8 +105,9 @@ def test_restore_what_was_measured(cli: Cli, digits_prior: Path, pictures: Path)
         "restore", digits_prior, *files, "--mask", "mask.png", "--draws", 1, "--steps", 2, "--out", "r", "--json"
     )
     assert [Path(p["restored"]).name for p in done.json["pictures"]] == ["0.png", "1.png"] and done.json["mean"] == {}
-    small = cli("restore", digits_prior, *files, "--operator", "pool:2", "--out", "q")
-    assert small.code == 2 and "0.png is 8 x 8; what this operator leaves of a picture is 4 x 4" in small.err
+    Image.fromarray(mask[:3, :3]).save("small.png")
+    small = cli("restore", digits_prior, "small.png", "--operator", "pool:2", "--out", "q")
+    assert small.code == 2 and "small.png is 3 x 3; what this operator leaves of a picture is 4 x 4" in small.err
     Image.fromarray(mask[:6]).save("mask6.png")
     assert "6 x 8; pictures here are 8 x 8" in cli("restore", digits_prior, *files, "--mask", "mask6.png").err
 

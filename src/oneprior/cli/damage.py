@@ -10,8 +10,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from oneprior.cli.inputs import _pictures
 from oneprior.data import Recipe
-from oneprior.data.folder import _images, _Look, _look
+from oneprior.data.folder import _Look, _look
 from oneprior.noise import normal
 from oneprior.operators import (
     JPEG,
@@ -25,7 +26,9 @@ from oneprior.operators import (
     Haze,
     LowLight,
     Mask,
+    Measurement,
     Operator,
+    Poisson,
     Pool,
 )
 from oneprior.prior import Prior
@@ -38,21 +41,25 @@ KNOWN = (
 TONES = {"clip": Clip, "lowlight": LowLight, "haze": Haze}
 
 
-def noise_of(text: str) -> float:
-    """A standard deviation: "0.05" or "12/255".
+def noise_of(text: str) -> float | Poisson:
+    """A standard deviation, "0.05" or "12/255", or counted light, "poisson:PEAK".
 
     Raises:
         ValueError: for anything else, with 12/255 suggested for 12.
     """
+    law, _, peak = text.partition(":")
     top, slash, bottom = text.partition("/")
     try:
+        if law == "poisson":
+            return Poisson(float(peak))
         value = float(top) / (float(bottom) if slash else 1.0)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"--noise {text}: a number such as 0.05 or 12/255 was expected") from None
-    if not 0 <= value <= 1:
         raise ValueError(
-            f"--noise {text}: a standard deviation where white is 1 was expected; of levels 0..255 it is {top}/255"
-        )
+            f"--noise {text}: a number such as 0.05 or 12/255, or poisson:PEAK with counts above 0, was expected"
+        ) from None
+    if not 0 <= value <= 1:
+        hint = f"; of levels 0..255 it is {top}/255" if value > 1 else ""
+        raise ValueError(f"--noise {text}: a standard deviation in [0, 1], where white is 1, was expected{hint}")
     return value
 
 
@@ -112,12 +119,36 @@ def recipe_of(prior: Prior) -> Recipe:
     return Recipe.of(prior.facts["degrade"])
 
 
-def size_of(files: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the first picture among files and folders, in the channels of `shape`; a prior of pairs takes any
-    size from its own on."""
-    first = next((f for s in map(Path, files) for f in (_images(s) if s.is_dir() else [s])), None)
-    look = _look(first) if first else None
-    return shape[:1] + look.size if isinstance(look, _Look) else shape  # what cannot be read is refused when all are
+def scene(
+    spec: str | None,
+    mask: Path | None,
+    files: Sequence[str],
+    shape: tuple[int, ...],
+    *,
+    seed: int = 0,
+    whole: bool = False,
+    most: int | None = None,
+) -> tuple[Operator, tuple[int, ...]]:
+    """The operator, and the shape of what is to be restored: that of the samples of a prior, or a larger one where the
+    pictures are larger. whole: they were not measured yet, and are brought to `shape` unless all have one size."""
+    if whole or mask or str(spec).startswith("mask"):
+        at = shape[:1] + size_of(files, shape[1:], most, one=whole)
+        return operator_of(spec, mask, at, seed), at
+    operator = operator_of(spec, mask, shape, seed)
+    y = tuple(operator(torch.zeros(1, *shape)).shape)
+    return operator, operator.domain((*y[:2], *size_of(files, y[2:], most)))[1:]
+
+
+def size_of(
+    files: Sequence[str], least: tuple[int, ...], most: int | None = None, one: bool = False
+) -> tuple[int, ...]:
+    """(h, w) of the first picture among files and folders, or `least` where that does not fit into it, or, with `one`,
+    where there are others."""
+    paths = [f for s in map(Path, files) for f in (_pictures(s) if s.is_dir() else [s])][:most]
+    sizes = (k.size for k in map(_look, paths) if isinstance(k, _Look))  # what cannot be read is refused later
+    first = next(sizes, least)
+    fits = all(n >= m for n, m in zip(first, least, strict=True))
+    return first if fits and not (one and any(size != first for size in sizes)) else least
 
 
 def _mask(path: Path, shape: tuple[int, ...]) -> Mask:
@@ -133,20 +164,29 @@ def _mask(path: Path, shape: tuple[int, ...]) -> Mask:
     return Mask(seen[None, None])
 
 
-def damaged(operator: Operator, x: Tensor, noise: float, seed: int, index: range) -> Tensor:
-    """A x + noise n; nothing where a mask hides."""
+def damaged(operator: Operator, x: Tensor, noise: float | Poisson, seed: int, index: range) -> Tensor:
+    """A x + noise n, or counts of A x; nothing where a mask hides."""
     y = operator.encoded(x) if isinstance(operator, JPEG) else operator(x)
+    if isinstance(noise, Poisson):
+        return noise.draw(y.clamp(min=0), seed, index)
     n = torch.from_numpy(normal(seed, "measurement", list(index), tuple(y.shape[1:]))).to(y)
     return y + noise * (operator(n) if isinstance(operator, Mask) else n)
 
 
-def baseline(operator: Operator, y: Tensor, noise: float) -> Tensor:
+def measurement(y: Tensor, operator: Operator, noise: float | Poisson) -> Measurement:
+    return (
+        Measurement.poisson(y, operator, noise.peak) if isinstance(noise, Poisson) else Measurement(y, operator, noise)
+    )
+
+
+def baseline(operator: Operator, y: Tensor, noise: float | Poisson) -> Tensor:
     """The best linear guess that knows of no structure: independent pixels of the mean that was seen, spread 0.3.
 
     Of what is not linear, the operator's own first guess.
     """
     if not operator.linear:
         return operator.pinv(y).clamp(0, 1)
+    noise = float(noise.std(y).square().mean().sqrt()) if isinstance(noise, Poisson) else noise
     ones = torch.ones(operator.domain(tuple(y.shape)))
     middle = (y.sum() / operator(ones).sum().clamp(min=1e-6)).clamp(0, 1)
     return operator.prox(middle * ones, y, (0.3 / max(noise, 1e-3)) ** 2).clamp(0, 1)

@@ -28,7 +28,7 @@ class RestoreSettings(Writing, OnPictures):
     operator: str | None = None
     """what was done to the pictures, such as mask:random,0.5 or pool:2 (all in the text above)"""
     noise: str = "0"
-    """standard deviation of the noise, where white is 1: 0.05, or 12/255"""
+    """standard deviation of the noise, where white is 1: 0.05, or 12/255; or poisson:PEAK, counts where it is white"""
     simulate: bool = False
     """damage whole pictures first, and compare the result with them"""
     method: str = "auto"
@@ -47,12 +47,14 @@ SETTINGS = RestoreSettings
 
 
 def run(s: RestoreSettings, command: list[str]) -> int:
+    from math import prod
+
     import torch
 
     from oneprior.cli import damage, inputs
     from oneprior.cli.work import Work, sheet
     from oneprior.metrics import psnr, ssim
-    from oneprior.operators import Mask, Measurement
+    from oneprior.operators import Mask
     from oneprior.results import picture
 
     noise = damage.noise_of(s.noise)
@@ -63,27 +65,44 @@ def run(s: RestoreSettings, command: list[str]) -> int:
     if len(shape) != 3:
         raise ValueError(f"pictures are restored; the samples of this prior have shape {shape}")
     pairs = "y" in work.prior.conditions and s.operator is None and s.mask is None
-    operator = None if pairs else damage.operator_of(s.operator, s.mask, shape, s.seed)
     recipe = damage.recipe_of(work.prior) if pairs and s.simulate else None
-    seen = damage.size_of(s.files, shape) if operator is None else tuple(operator(torch.zeros(1, *shape)).shape[1:])
-    work.read("restore", None if s.simulate else seen)
+    if pairs:
+        operator, at = None, shape if s.simulate else shape[:1] + damage.size_of(s.files, (1, 1))
+    else:
+        operator, at = damage.scene(s.operator, s.mask, s.files, shape, seed=s.seed, whole=s.simulate, most=s.n)
+    seen = at if operator is None else tuple(operator(torch.zeros(1, *at)).shape[1:])
+    work.read("restore", seen if not s.simulate else at if at != shape else None)
+    tile = None
+    if at != shape:
+        tile = list(shape[1:])
+        taken = f"; {seen[1]} x {seen[2]} is taken as measured, --simulate measures first"
+        work.screen.note(
+            f"{at[1]} x {at[2]} by windows of {shape[1]} x {shape[2]}" + taken * (not s.simulate and seen[1:] != at[1:])
+        )
     cond = inputs.conditions(work.prior, s.label, s.cond, range(len(work.given)))
     window = min(11, *shape[1:]) - 1 | 1  # odd
     shown = None
-    for part, x in work.each("restoring"):
+    for part, x in work.each("restoring", max(1, s.batch * prod(shape[1:]) // prod(at[1:])), inner=True):
         if operator is None:
             y = recipe(x, s.seed, part) if recipe else x
         else:
             y = damage.damaged(operator, x, noise, s.seed, part) if s.simulate else x
         y = operator(y) if isinstance(operator, Mask) else y  # whatever stands in the hidden part
         seeds = range(s.seed + part.start * s.draws, s.seed + part.stop * s.draws)
-        how: dict[str, Any] = {"method": s.method, "draws": s.draws, "steps": s.steps, "seeds": seeds}
+        how: dict[str, Any] = {
+            "method": s.method,
+            "draws": s.draws,
+            "steps": s.steps,
+            "seeds": seeds,
+            "progress": work.inner,
+        }
         there = y.to(work.prior.device)
-        measured = there if operator is None else Measurement(there, operator, noise)
+        measured = there if operator is None else damage.measurement(there, operator, noise)
         result: Any = work.add(work.prior.restore(measured, **how, **inputs.part_of(cond, part, len(work.given))))
         z, draws = result.x.cpu(), result.draws.cpu()
         spread = [(2 * draws.std(1)).clamp(max=1)] if s.draws > 1 else []  # white is a spread of 1/2
-        shown = shown or sheet([v[:16] for v in (y, z, *spread, *([x] if s.simulate else []))])
+        if shown is None:
+            shown = work.picture("sheet", sheet([v[:16] for v in (y, z, *spread, *([x] if s.simulate else []))]))
         plain = y if operator is None else damage.baseline(operator, y, noise) if s.simulate else z
         for i, k in enumerate(part):
             name, row = work.names[k], {"file": work.given.names[k]}
@@ -97,19 +116,24 @@ def run(s: RestoreSettings, command: list[str]) -> int:
                 row |= {f"{of}psnr": psnr(a, b, data_range=1).item()}
                 row |= {f"{of}ssim": ssim(a, b, data_range=1, window=window).item()}
             work.rows.append(row)
-    if shown is not None:
-        work.picture("sheet", shown)
     mean = {k: sum(r[k] for r in work.rows) / len(work.rows) for k in work.rows[0] if k.endswith(("psnr", "ssim"))}
     if s.simulate:
-        names = {"": "restored", "baseline_": "baseline: as damaged" if pairs else "baseline: linear, pixel by pixel"}
+        plain = (
+            "as damaged"
+            if operator is None
+            else "linear, pixel by pixel"
+            if operator.linear
+            else "inverted as if clean"
+        )
+        names = {"": "restored", "baseline_": f"baseline: {plain}"}
         work.screen.table([{"": n, "PSNR dB": mean[f"{k}psnr"], "SSIM": mean[f"{k}ssim"]} for k, n in names.items()])
     rows = "measured, restored" + ", spread" * (s.draws > 1) + ", truth" * s.simulate
     work.screen.say(f"{len(work.rows)} restored: {work.out} (sheet.png: {rows})")
     settings = {
         "operator": s.operator or (f"mask {s.mask}" if s.mask else None),
-        "noise": noise,
+        "noise": noise if isinstance(noise, float) else s.noise,
         "method": s.method,
         "draws": s.draws,
     }
     settings |= {"steps": s.steps, "simulate": s.simulate, "label": s.label, "cond": list(s.cond)}
-    return work.finish(settings, mean=mean)
+    return work.finish(settings, mean=mean, tile=tile)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ class Work:
 
     def __init__(self, s: OnPictures) -> None:
         self.s, self.screen, self.rows = s, Screen(s.json), []
-        self.nfe, self.seconds = 0, 0.0
+        self.nfe, self.seconds, self.inner = 0, 0.0, False
         self.prior = inputs.open_prior(s.prior, s.device)
         self.out: Path | None = None
 
@@ -37,9 +39,12 @@ class Work:
             self.out = fresh(s.out, command)
             free([self.out / f"{n}.png" for n in self.names], s.force)
 
-    def each(self, what: str) -> Iterator[tuple[range, Tensor]]:
-        """Batches: indices and pictures."""
-        with self.screen.steps(self.given.parts(self.s.batch), what, len) as parts:
+    def each(self, what: str, size: int | None = None, inner: bool = False) -> Iterator[tuple[range, Tensor]]:
+        """Batches: indices and pictures. inner: of a single batch, leave progress to the verb, which is asked for it by
+        `self.inner`."""
+        every = self.given.parts(size or self.s.batch)
+        self.inner = inner and len(every) == 1 and self.screen.side.is_terminal and not self.screen.quiet
+        with nullcontext(iter(every)) if self.inner else self.screen.steps(every, what, len) as parts:
             for part in parts:
                 yield part, self.given.x(part)
 
@@ -54,12 +59,21 @@ class Work:
 
     def finish(self, settings: dict[str, Any], **more: Any) -> int:
         record = {"settings": {"prior": self.s.prior, **settings, "seed": self.s.seed}, "pictures": self.rows, **more}
-        record |= {"nfe": self.nfe, "seconds": round(self.seconds, 3)}
+        record |= {"nfe": self.nfe, "seconds": round(self.seconds, 3), "peak_memory": peak_memory()}
         if self.out is not None:
             write_json(self.out / "result.json", record)
             record["out"] = str(self.out)
         self.screen.result({"command": self.command, **record})
         return 0
+
+
+def peak_memory() -> int | None:
+    """The most bytes that this process held so far; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def fresh(out: Path | None, kind: str) -> Path:

@@ -23,6 +23,7 @@ class Pixels:
 
     levels: int | None = 256
     type: ClassVar[str] = "pixels"
+    span: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.levels is not None and self.levels < 2:

@@ -111,5 +111,6 @@ class Tiled(Wrapper):
 
 
 def tiled(den: Denoiser, window: tuple[int, ...], size: tuple[int, ...]) -> Denoiser:
-    """`den` where the size is that of its window, else by windows."""
-    return den if window == size else Tiled(den, (window[0], window[1]))
+    """`den` where the size is that of its window, else by windows, of small ones more a call."""
+    many = max(32, 2**15 // (window[0] * window[1]))
+    return den if window == size else Tiled(den, (window[0], window[1]), batch=many)

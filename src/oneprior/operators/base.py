@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import log, pi
+from math import log, pi, prod
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -235,6 +235,7 @@ class Measurement:
         zero = self.y.new_zeros(A.domain(tuple(self.y.shape)))
         offset = codec.decode(zero)
         slope = codec.decode(zero + 1) - offset
+        check_range(self, codec)
         shift, one = A(offset), slope.flatten()[0]
         same = torch.allclose(slope, one.expand_as(slope))
         gain = float(one) if same else 1.0
@@ -252,6 +253,22 @@ def real(x: Tensor) -> None:
         )
 
 
+def check_range(seen: Measurement, codec: Decoder) -> None:
+    """Refuse a y far beyond what a linear operator makes of a picture with all details, where a codec knows its
+    `span`."""
+    if (span := getattr(codec, "span", None)) is None:
+        return
+    shape = seen.operator.domain(tuple(seen.y.shape))
+    picture = torch.arange(prod(shape), device=seen.y.device).reshape(shape) % 3 / 2  # 0, 1/2, 1, 0, ...
+    due = seen.operator(span[0] + (span[1] - span[0]) * picture.to(seen.y.dtype)).square().mean()
+    if seen.y.square().mean() > 64 * due + 4 * torch.as_tensor(seen.noise).square().mean():
+        low, high = (float(v) for v in torch.aminmax(seen.y))
+        raise ValueError(
+            f"y lies in [{low:.3g}, {high:.3g}], far beyond what {type(seen.operator).__name__} makes of pictures in "
+            f"[{span[0]:g}, {span[1]:g}]: divide levels 0..255 by 255, y and noise alike"
+        )
+
+
 def check_noise(y: Tensor, noise: float | Tensor) -> None:
     """Refuse a noise that cannot be in the units of y.
 
@@ -260,7 +277,7 @@ def check_noise(y: Tensor, noise: float | Tensor) -> None:
     least = float(torch.as_tensor(noise).min())
     if not least >= 0:
         raise ValueError(f"noise is a standard deviation, >= 0; got {least:g}")
-    seen = y[y != 0]  # zeros may be what a mask left
+    seen = y[y != 0].unique()  # zeros may be what a mask left; a sample repeated for its draws says nothing new
     if seen.numel() >= 16 and least > 1.5 * float(seen.abs().max()):
         low, high = (float(v) for v in torch.aminmax(y))
         raise ValueError(
