@@ -1,17 +1,28 @@
 """Restoration methods beside exact posterior draws: a Gaussian prior fitted to digits, half of the pixels hidden.
 
     python benchmarks/restore.py [--images 32] [--json docs/results/restore.json]
+    python benchmarks/restore.py --speed          # time a call beside the bare network, methods without backprop
+    python benchmarks/restore.py --trained fashion --docs
 
 The denoiser is exact, so whatever differs from the row of exact draws is the method's own doing. Every method runs with
 its default settings at 100 network calls (particles: 100 each), 16 draws an image. A PSNR of one draw above that of an
 exact draw is a lean to the mean, below it is error; the mean of 16 is compared with the mean of 16 exact draws. The
 covariance of draws about the exact mean is |C' - C| / |C| (Frobenius), pooled over images, which share one mask.
+
+With --trained the prior is a network and the posterior unknown: half of the pixels hidden, averages of 4 x 4, and blur,
+at three noise levels, the last of them told wrong. Peers run at the best of three weights, chosen on other pictures.
+Per method: PSNR of the mean of draws; the energy distance 2 E|x - g| - E|g - g'| of a picture's draws g to the picture,
+a proper score (the least in expectation are draws of the posterior); that of all draws to pictures of the held-out part
+that were not restored.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
+import statistics
 import sys
 import time
 import warnings
@@ -25,14 +36,22 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from peers import peer, versions
+import peer_posteriors
+from peer_posteriors import Problem, drawn
+from peers import versions
 
-from oneprior.data import digits
+import oneprior
+from oneprior.conditions import Conditions, Label
+from oneprior.data import digits, open_source
+from oneprior.denoiser import Denoiser, Facts, NetworkDenoiser
 from oneprior.exact import Gaussian
+from oneprior.metrics import energy_distance
+from oneprior.nets import UNetConfig, build
 from oneprior.noise import Seeded
-from oneprior.operators import Mask, Measurement
-from oneprior.schedules import VP, Schedule
+from oneprior.operators import Blur, Mask, Measurement, Operator, Pool
+from oneprior.schedules import VP, Cosine, Schedule
 from oneprior.uses.restore import METHODS, restore
+from oneprior.uses.restore.run import choose
 from oneprior.uses.restore.settings import DAPSSettings, RepaintSettings
 
 DRAWS, CALLS, NOISE = 16, 100, 0.1
@@ -41,6 +60,12 @@ OWN["repaint"] = RepaintSettings(steps=25)  # 105 calls
 OWN["daps, isotropic"] = DAPSSettings(inner="isotropic")
 OWN["daps, langevin"] = DAPSSettings(inner="langevin")
 del OWN["score_distillation"]  # has no measurement
+WITHOUT = ("diffpir", "ddrm", "ddnm", "repaint", "red_diff", "daps, isotropic", "daps, langevin")  # backprop
+BAR = 1.3
+CHOOSE = 8  # pictures on which peers' weights are chosen
+LEVELS = ((0.02, 0.02), (0.1, 0.1), (0.1, 0.05))  # noise in [0, 1], and what methods are told
+FIGURES = {"mean": 1, "energy distance": -1, "to held-out": -1}  # more is better, less is
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def law_of_digits() -> Gaussian:
@@ -89,7 +114,7 @@ class Task:
 def rows(task: Task, only: list[str]) -> Iterator[dict[str, Any]]:
     yield task.row("exact draws", task.exact(), 0, 0)
     yield task.row("exact mean", task.mean[:, None].expand(-1, DRAWS, *task.mean.shape[1:]), 0, 0)
-    made: dict[str, Callable[[], tuple[Tensor, float]]] = {k: _own(task, s) for k, s in OWN.items()} | azula(task)
+    made: dict[str, Callable[[], tuple[Tensor, float]]] = {k: _own(task, s) for k, s in OWN.items()} | _peers(task)
     for name, make in made.items():
         if only and name not in only:
             continue
@@ -108,76 +133,291 @@ def _own(task: Task, settings: Any) -> Callable[[], tuple[Tensor, float]]:
     return make
 
 
-def azula(task: Task) -> dict[str, Callable[[], tuple[Tensor, float]]]:
-    """azula's samplers on the same exact denoiser, their own settings where they have defaults."""
-    if (m := peer("azula")) is None:
-        return {}
-    den, guidance, sample = m["denoise"], m["guidance"], m["sample"]
-    shape = (DRAWS * len(task.truth), 64)
-    schedule = m["noise"].VPSchedule()
-    y = task.seen.repeat(DRAWS).y.flatten(1)
-    mask = task.mask.mask.flatten().double()
+def _peers(task: Task) -> dict[str, Callable[[], tuple[Tensor, float]]]:
+    """Peers' samplers on the same exact denoiser, at their own defaults."""
+    C, mean, eye = task.law.cov, task.law.mean.flatten(), torch.eye(64).double()
+    asked = [0]
 
-    class Exact(den.Denoiser):
-        def __init__(self) -> None:
-            super().__init__()
-            self.schedule = schedule
+    def ask(x: Tensor, a: float, s: float) -> Tensor:
+        asked[0] += len(x)
+        gain = torch.linalg.solve(a**2 * C + (s**2 + 1e-9) * eye, a * C)
+        flat = x.double().flatten(1)
+        return (mean + (flat - a * mean) @ gain).reshape(x.shape).to(x)
 
-        def forward(self, x_t: Tensor, t: Tensor, **_: Any) -> Any:
-            a, s = (v.double() for v in schedule(t))
-            C, mean = task.law.cov, task.law.mean.flatten()
-            K = torch.linalg.solve(a**2 * C + s**2 * torch.eye(64).double(), a * C)
-            return den.DiracPosterior(mean=mean + (x_t - a * mean) @ K)
+    problem = Problem(ask, task.seen.repeat(DRAWS), (DRAWS * len(task.truth), 1, 8, 8), DRAWS, CALLS)
 
-    def A(x: Tensor) -> Tensor:
-        return x * mask
+    def made(method: peer_posteriors.Method) -> Callable[[], tuple[Tensor, float]]:
+        def make() -> tuple[Tensor, float]:
+            asked[0] = 0
+            x = drawn(method, problem, method.default)
+            return x.reshape(len(task.truth), DRAWS, 1, 8, 8), asked[0] / len(x)
 
-    def run(make: Callable[[], Any]) -> Callable[[], tuple[Tensor, float]]:
-        def go() -> tuple[Tensor, float]:
-            sampler = make()
-            start = Seeded(range(shape[0]))(0, torch.empty(shape, dtype=torch.float64)) * float(
-                schedule(torch.ones(()))[1]
+        return make
+
+    return {name: made(method) for name, method in peer_posteriors.methods().items()}
+
+
+def speed(batch: int = 32, repeats: int = 5) -> list[dict[str, Any]]:
+    """CPU time a call of methods that do not differentiate, over that of the bare network on the same batch: medians
+    of ratios within rounds. A new network of the size of a prior of 28 x 28: the time does not depend on weights."""
+    label = Label(tuple("0123456789"))
+    net = build(UNetConfig.sized((1, 28, 28), "tiny", classes=10), 0).eval()
+    den = NetworkDenoiser(net, Cosine(), "v", facts=Facts(null=Conditions({"label": label}).null))
+    mask = Mask.random((1, 28, 28), 0.5)
+    seen = Measurement(mask(torch.randn(batch, 1, 28, 28)), mask, NOISE)
+    cond, x, t = nulls(den, batch), torch.randn(batch, 1, 28, 28), torch.full((batch,), 0.5)
+    ratios: dict[str, list[float]] = {name: [] for name in WITHOUT}
+
+    def bare() -> None:
+        with torch.no_grad():
+            for _ in range(10):
+                net(x, t, **cond)
+
+    bare()
+    for _ in range(repeats):
+        for name in WITHOUT:
+            base = _seconds(bare) / 10
+            calls = [0]
+
+            def method(name: str = name, calls: list[int] = calls) -> None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)
+                    steps = 5 if name == "repaint" else 20
+                    out = restore(den, seen, method=replace(OWN[name], steps=steps), seeds=range(batch), **cond)
+                calls[0] = out.nfe
+
+            spent = _seconds(method)
+            ratios[name].append(spent / calls[0] / base)
+    return [
+        {"method": name, "ratio": (m := statistics.median(r)), "bar": BAR, "holds": m <= BAR, "least": min(r)}
+        for name, r in ratios.items()
+    ]
+
+
+def _seconds(do: Callable[[], None]) -> float:
+    began = time.process_time()
+    do()
+    return time.process_time() - began
+
+
+def nulls(den: Denoiser, batch: int) -> dict[str, Any]:
+    """No condition, for a batch."""
+    return {k: torch.as_tensor(v).reshape(1).expand(batch) for k, v in den.facts.null.items()}
+
+
+class Trained:
+    """A prior, pictures that it has not been trained on, and one task at one noise level.
+
+    Pictures and figures are in [0, 1]; methods work in model range, which peers take to be [-1, 1].
+    """
+
+    def __init__(self, prior: oneprior.Prior, x: Tensor, operator: Operator, noise: float, told: float) -> None:
+        self.den, self.codec, self.truth = prior.den, prior.codec, x
+        n = Seeded(range(len(x)))(0, operator(x), "measurement")
+        y = operator(x) + noise * n
+        if isinstance(operator, Mask):
+            y = operator(y)
+        self.seen = Measurement(y, operator, told).to_model(prior.codec)
+
+    def own(self, settings: Any, draws: int) -> tuple[Tensor, float]:
+        B = len(self.truth)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            out = restore(
+                self.den, self.seen, method=settings, draws=draws, seeds=range(B * draws), **nulls(self.den, B)
             )
-            with torch.random.fork_rng():
-                torch.default_generator.manual_seed(0)
-                x = sampler(start)
-            return x.reshape(len(task.truth), DRAWS, 1, 8, 8), CALLS
+        return out.draws, out.nfe
 
-        return go
+    def peer(self, method: peer_posteriors.Method, weight: float, draws: int, calls: int) -> tuple[Tensor, float]:
+        asked = [0]
+        schedule, (first, last) = self.den.schedule, self.den.facts.t_range
 
-    var = torch.tensor(NOISE**2).double()
-    covariance = __import__("azula.linalg.covariance", fromlist=["IsotropicCovariance"])
-    noise = covariance.IsotropicCovariance(var)
-    return {
-        "azula DPS": run(lambda: guidance.DPSSampler(Exact(), y=y, A=A, steps=CALLS)),
-        "azula MMPS, DDPM": run(
-            lambda: sample.DDPMSampler(guidance.MMPSDenoiser(Exact(), y=y, A=A, cov_y=noise), steps=CALLS)
-        ),
-        "azula MMPS, DDIM": run(
-            lambda: sample.DDIMSampler(guidance.MMPSDenoiser(Exact(), y=y, A=A, cov_y=noise), steps=CALLS)
-        ),
-    }
+        def ask(x: Tensor, a: float, s: float) -> Tensor:
+            asked[0] += len(x)
+            t = min(max(float(schedule.time(math.log(a / s))) if s > 0 else first, first), last)
+            alpha, _, sigma = schedule.at(t)
+            gain = math.hypot(alpha, sigma) / math.hypot(a, s)
+            return self.den((gain * x).float(), t, **nulls(self.den, len(x))).mean.to(x)
+
+        shape = (draws * len(self.truth), *self.truth.shape[1:])
+        x = drawn(method, Problem(ask, self.seen.repeat(draws), shape, draws, calls), weight)
+        return x.reshape(len(self.truth), draws, *shape[1:]), asked[0] / len(x)
+
+    def figures(self, x: Tensor, calls: float, others: Tensor) -> dict[str, float]:
+        g, n = self.codec.decode(x.float()).clamp(0, 1).double().nan_to_num(0.5), x.shape[1]
+        off = (g.mean(1) - self.truth).square().mean()
+        flat, truth = g.flatten(2), self.truth.double().flatten(1)
+        apart = (flat[:, :, None] - flat[:, None]).norm(dim=3).sum((1, 2)) / (n * (n - 1))
+        score = 2 * (flat - truth[:, None]).norm(dim=2).mean(1) - apart
+        return {
+            "calls": calls, "mean": float(-10 * off.log10()), "energy distance": float(score.mean()),
+            "to held-out": energy_distance(others.flatten(1).double(), flat.flatten(0, 1)),
+        }  # fmt: skip
+
+
+def trained(prior: oneprior.Prior, spec: str, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows by task, noise and method. The first CHOOSE pictures choose the peers' weights, the next are restored, the
+    rest are the held-out part that draws are compared with."""
+    source = open_source(spec, split=given.split)
+    x = source.batch(range(min(len(source), CHOOSE + given.images + 512)))["x"]
+    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    choose_on, restored, others = x[:CHOOSE], x[CHOOSE : CHOOSE + given.images], x[CHOOSE + given.images :]
+    operators = {"inpaint": Mask.random(prior.shape, 0.5), "x4": Pool(4), "blur": Blur.gaussian(1.5)}
+    found = []
+    for task, operator in operators.items():
+        if given.tasks and task not in given.tasks:
+            continue
+        for noise, told in LEVELS:
+            both = [Trained(prior, part, operator, noise, told) for part in (choose_on, restored)]
+            where = {"task": task, "noise": noise, "told": told}
+            for row in _case(both[0], both[1], others, given):
+                found.append(where | row)
+                _show(found[-1])
+    return found
+
+
+def _case(aside: Trained, now: Trained, others: Tensor, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    auto = choose(now.den, now.seen, **nulls(now.den, len(now.truth)))
+    for name, settings in OWN.items():
+        if (name == "repaint" and not isinstance(now.seen.operator, Mask)) or _left_out(name, given):
+            continue
+        if name == "twisted" and not given.particles:
+            continue
+        calls = {"repaint": max(given.calls // 4, 2)}.get(name, given.calls)
+        x, asked = now.own(replace(settings, steps=calls), given.draws)
+        row = now.figures(x, asked, others)
+        yield {"method": name, "peer": False, "weight": "", **row}
+        if name == auto:
+            yield {"method": "auto", "peer": False, "weight": name, **row}
+    for name, method in peer_posteriors.methods().items():
+        if _left_out(name, given) or (method.particles and not given.particles):
+            continue
+        tried = {w: aside.figures(*aside.peer(method, w, given.draws, given.calls), others) for w in method.weights}
+        best = max(tried, key=lambda w: tried[w]["mean"]), min(tried, key=lambda w: tried[w]["energy distance"])
+        for w in dict.fromkeys(best):  # a weight for either figure, where they differ
+            x, asked = now.peer(method, w, given.draws, given.calls)
+            yield {"method": name, "peer": True, "weight": f"{method.name} {w:g}", **now.figures(x, asked, others)}
+
+
+def _left_out(name: str, given: argparse.Namespace) -> bool:
+    return bool(given.only) and name not in given.only
+
+
+def verdicts(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`auto` beside the best peer of each figure, by task and noise."""
+    out = []
+    for key in dict.fromkeys((r["task"], r["noise"], r["told"]) for r in found):
+        here = [r for r in found if (r["task"], r["noise"], r["told"]) == key]
+        mine = next((r for r in here if r["method"] == "auto"), None)
+        theirs = [r for r in here if r["peer"]]
+        if mine is None or not theirs:
+            continue
+        for figure, sign in FIGURES.items():
+            best = max(theirs, key=lambda r: sign * r[figure])
+            out.append(
+                {
+                    "task": key[0], "noise": key[1], "told": key[2], "figure": figure, "auto": mine[figure],
+                    "best": best[figure], "of": best["method"], "holds": sign * mine[figure] >= sign * best[figure],
+                }
+            )  # fmt: skip
+    return out
+
+
+def table(report: dict[str, Any]) -> str:
+    lines = [
+        "| task | noise | method | weight | calls | PSNR of the mean | energy distance | to held-out |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in report["rows"]:
+        name = r["method"] if r["peer"] else f"`{r['method']}`"
+        noise = f"{r['noise']:g}" + (f", told {r['told']:g}" if r["told"] != r["noise"] else "")
+        lines.append(
+            f"| {r['task']} | {noise} | {name} | {r['weight']} | {r['calls']:.0f} | {r['mean']:.2f} | "
+            f"{r['energy distance']:.3f} | {r['to held-out']:.3f} |"
+        )
+    held = sum(v["holds"] for v in report["verdicts"])
+    used = ", ".join(f"{k} {v}" for k, v in report["versions"].items())
+    return "\n".join([*lines, "", f"`auto` is best in {held} of {len(report['verdicts'])} figures; {used}."])
+
+
+def written(page: str, report: dict[str, Any]) -> str:
+    """The page with the table of this prior replaced, or with a section for it at its end."""
+    begin = f"<!-- table: begin (benchmarks/restore.py --trained {report['prior']} --docs) -->"
+    end = "<!-- table: end -->"
+    if begin not in page:
+        page += (
+            f"\n## On the trained prior `{report['prior']}`\n\n{report['images']} pictures of {report['data']}, split "
+            f"{report['split']}, {report['draws']} draws each, {report['calls']} network calls a draw; half of the "
+            "pixels hidden, averages of 4 x 4, Gaussian blur of 1.5 pixels; noise in [0, 1]. PSNR in dB of the mean of "
+            "draws; energy distance of a picture's draws to the picture (a proper score: lower is better); and of all "
+            "draws to other pictures. Other libraries at the best of three weights, chosen on other pictures for "
+            f"either figure.\n\n{begin}\n{end}\n"
+        )
+    head, rest = page.split(begin)
+    return f"{head}{begin}\n{table(report)}\n{end}{rest.split(end, 1)[1]}"
+
+
+def _show(row: dict[str, Any]) -> None:
+    print("  ".join(f"{v:8.3f}" if isinstance(v, float) else f"{v!s:16s}" for v in row.values()), flush=True)
+
+
+def _trained_main(given: argparse.Namespace) -> None:
+    prior = oneprior.load(given.trained)
+    name = Path(given.trained).name if given.name is None else given.name
+    spec = given.data or {"fashion": "fashion-mnist"}.get(name, name)
+    if given.docs and (given.split != "test" or given.tasks or given.only):
+        raise SystemExit("--docs publishes all of it, on held-out pictures: without --split, --tasks, --only")
+    began, load = time.perf_counter(), os.getloadavg()[0]
+    found = trained(prior, spec, given)
+    report = {
+        "name": "restore_trained", "prior": name, "data": spec, "split": given.split, "images": given.images,
+        "draws": given.draws, "calls": given.calls, "chosen on": CHOOSE, "rows": found, "verdicts": verdicts(found),
+        "versions": versions(["torch", "azula", "deepinv"]), "load": load, "seconds": time.perf_counter() - began,
+    }  # fmt: skip
+    print(table(report))
+    text = json.dumps(report, indent=1) + "\n"
+    if given.json:
+        Path(given.json).write_text(text)
+    if given.docs:
+        (DOCS / "results" / f"restore_{name}.json").write_text(text)
+        page = DOCS / "restore.md"
+        page.write_text(written(page.read_text(), report))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--json")
-    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--only", nargs="*", default=[], help="these methods alone")
+    parser.add_argument("--speed", action="store_true", help="time a call beside the bare network instead")
+    parser.add_argument("--trained", help="a prior: its folder, or the name of a shipped one")
+    parser.add_argument("--name", help="of that prior in reports; default: the folder's")
+    parser.add_argument("--data", help="what its pictures are, a name or folder; default: by the prior's name")
+    parser.add_argument("--split", default="test", help="train for development on pictures that the prior saw")
+    parser.add_argument("--draws", type=int, default=8)
+    parser.add_argument("--calls", type=int, default=50, help="network calls a draw (--trained)")
+    parser.add_argument("--tasks", nargs="*", choices=["inpaint", "x4", "blur"], help="these alone (--trained)")
+    parser.add_argument("--particles", action="store_true", help="twisted SMC too, at 16 times the calls (--trained)")
+    parser.add_argument("--docs", action="store_true", help="write results and page in docs (--trained, --speed)")
     given = parser.parse_args()
-    found = []
-    for row in rows(Task(given.images, VP()), given.only):
-        found.append(row)
-        print("  ".join(f"{v:8.3f}" if isinstance(v, float) else f"{v!s:20s}" for v in row.values()), flush=True)
+    if given.trained:
+        return _trained_main(given)
+    report: dict[str, Any] = {"versions": versions(["torch", "azula", "deepinv"])}
+    if given.speed:
+        torch.set_num_threads(1)
+        report = {"name": "restore_speed", "load": os.getloadavg()[0], "rows": speed()} | report
+        for row in report["rows"]:
+            _show(row)
+        if given.docs:
+            (DOCS / "results" / "restore_speed.json").write_text(json.dumps(report, indent=1) + "\n")
+    else:
+        found = []
+        for row in rows(Task(given.images, VP()), given.only):
+            found.append(row)
+            _show(row)
+        report = {"images": given.images, "draws": DRAWS, "noise": NOISE, "rows": found} | report
     if given.json:
-        record = {
-            "images": given.images,
-            "draws": DRAWS,
-            "noise": NOISE,
-            "rows": found,
-            "versions": versions(["torch", "azula"]),
-        }
-        Path(given.json).write_text(json.dumps(record, indent=1) + "\n")
+        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

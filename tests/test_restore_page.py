@@ -23,3 +23,11 @@ def test_exact_methods_lie_beside_exact_draws() -> None:
         for figure in ("one draw", "mean of 16"):
             assert abs(ROWS[name][figure] - exact[figure]) < 0.3, (name, figure)
         assert ROWS[name]["covariance"] < exact["covariance"] + 0.05
+
+
+def test_methods_without_backprop_cost_little_beside_the_network() -> None:
+    rows = json.loads((DOCS / "results" / "restore_speed.json").read_text())["rows"]
+    assert {"diffpir", "ddrm", "ddnm", "repaint", "red_diff"} <= {row["method"] for row in rows}
+    assert all(row["ratio"] <= row["bar"] == 1.3 for row in rows)
+    ends = f"{min(row['ratio'] for row in rows):.2f} to {max(row['ratio'] for row in rows):.2f}"
+    assert ends in (DOCS / "restore.md").read_text()

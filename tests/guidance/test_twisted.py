@@ -125,6 +125,29 @@ def test_twisted_particles_on_a_mixture_of_two_answers() -> None:
     assert got[128, False] < got[8, False] / 2.5 and got[128, False] < got[128, True] / 1.25
 
 
+def test_shares_of_two_components_that_explain_y_alike() -> None:
+    """Restoration, proof 3: of three components y fits two. The control's twist takes x_0 given x_t for a point."""
+    y, noise, groups = 0.4, 0.1, 6
+    law = Mixture([0.3, 0.2, 0.5], [[-1.0, 2.0], [1.1, -1.0], [1.5, 1.0]], 0.04)
+    want = law.condition(Dot(), torch.tensor([y]), noise).log_weights.exp()
+    assert torch.allclose(want, torch.tensor([0.6, 0.4, 0.0]).double(), atol=1e-3)
+    seen, at = Measurement(torch.full((groups, 1), y), Dot(), noise), likelihood(y, noise)
+    runs: dict[str, tuple[Any, dict[str, Any]]] = {
+        "twisted": (seen, {}),
+        "point": (at, {"twist": lambda p: at(p.mean)}),
+    }
+    off = {}
+    for name, (target, kw) in runs.items():
+        out = twisted(
+            law.denoiser(VP()), (groups, 2), target, count=1024, steps=100, sampler=EXACT, seeds=range(groups), **kw
+        )
+        near = torch.cdist(out.x.double(), law.means).argmin(2)
+        shares = torch.stack([(out.weights * (near == k)).sum(1) for k in range(3)], 1)
+        off[name] = float((shares.mean(0) - want).abs().max())
+    print(off)
+    assert off["twisted"] < 0.06 < 0.2 < off["point"], off
+
+
 def test_the_twist_of_a_mask_is_the_exact_likelihood_of_a_gaussian() -> None:
     """With the variance that x_0 still has, the weights of independent elements hardly vary; a mask a sample."""
     law = Gaussian(torch.zeros(6), 1.0)

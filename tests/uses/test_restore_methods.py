@@ -267,6 +267,12 @@ def test_refusals() -> None:
         restore(den, Measurement(Y, MASK, 0.1), method=3)
 
 
+def test_one_small_value_is_no_evidence_of_wrong_units_however_many_draws() -> None:
+    seen = Measurement(torch.full((1, 1), 0.05), Mask(torch.ones(1, 1)), 0.1)
+    out = restore(Gaussian([0.0], 1.0).denoiser(VP()), seen, draws=16, steps=2, seeds=range(16))
+    assert out.draws.shape == (1, 16, 1)
+
+
 def test_score_distillation_does_not_see_y() -> None:
     den = LAW.denoiser(VP())
     with pytest.warns(UserWarning, match="does not use the noise"):
@@ -300,3 +306,25 @@ def test_particles_reach_the_exact_posterior_mean_of_digits() -> None:
     print(got)
     assert got["twisted"] > got["exact"] - 0.51 - 0.5
     assert got["mmps"] > got["wiener"] + 1 and got["twisted"] > got["wiener"] + 1
+
+
+def test_a_classifier_reads_restored_digits_as_well_as_wieners() -> None:
+    """Digits of the same kind of law, half of the pixels hidden; control: y itself."""
+    from sklearn.datasets import load_digits
+    from sklearn.svm import SVC
+
+    pixels, names = load_digits(return_X_y=True)
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:800]
+    train, names = (torch.from_numpy(pixels).reshape(-1, 1, 8, 8) / 8 - 1)[order], names[order]
+    noise, mask = Seeded(range(100)), Mask.random((1, 8, 8), 0.5, seed=range(100))
+    truth = train[:100] + 0.2 * noise(1, train[:100], "spread")
+    seen = Measurement(mask(truth + 0.1 * noise(0, truth, "measurement")), mask, 0.1)
+    gauss = Gaussian(train.mean(0), train.flatten(1).mT.cov())
+    wiener = [gauss.condition(Mask(m[None]), y[None], 0.1).mean for m, y in zip(mask.mask, seen.y, strict=True)]
+    svm = SVC().fit(train.flatten(1), names)
+    den = empirical(train, 0.2).denoiser(LinearBetas())
+    ours = restore(den, seen, method=MMPSSettings(steps=10), draws=4, seeds=range(400)).mean
+    off = {"y": seen.y, "wiener": torch.stack(wiener), "ours": ours}
+    right = {k: float(svm.score(v.flatten(1), names[:100])) for k, v in off.items()}
+    print(right)
+    assert right["ours"] >= right["wiener"] > right["y"] + 0.05
