@@ -70,6 +70,12 @@ def uniform(seed: int, stream: str, index: int | Sequence[int], shape: tuple[int
     return rows[0] if isinstance(index, int) else rows
 
 
+def uniforms(seeds: Sequence[int], stage: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Uniform float64 numbers (B, *shape) in [0, 1), row i from seeds[i] and the address (stage, name) alone."""
+    word = _word("uniform", stage, name)
+    return _draws([(int(s) & _MASK, word) for s in seeds], shape, False)
+
+
 class Noise(Protocol):
     """What a walk asks for noise: stage 0 is the start, stage i + 1 the end of the i-th network call."""
 

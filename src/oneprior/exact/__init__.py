@@ -1,4 +1,4 @@
-"""Exact laws: Gaussians, mixtures, low-rank mixtures and data sets, with every answer of a diffusion model known.
+"""Exact laws: Gaussians, mixtures (of low rank), data sets, short token sequences, with every answer known.
 
 Every algorithm of the library is held against these. For a law of yours:
     >>> den = Gaussian(mean, cov).denoiser(VP())        # mean, variance, score, eps, velocity at any time
@@ -8,5 +8,6 @@ Every algorithm of the library is held against these. For a law of yours:
 from oneprior.exact.covariance import Covariance
 from oneprior.exact.laws import Gaussian, empirical, low_rank_mixture
 from oneprior.exact.mixture import ExactDenoiser, Mixture
+from oneprior.exact.tokens import TokenLaw
 
-__all__ = ["Covariance", "ExactDenoiser", "Gaussian", "Mixture", "empirical", "low_rank_mixture"]
+__all__ = ["Covariance", "ExactDenoiser", "Gaussian", "Mixture", "TokenLaw", "empirical", "low_rank_mixture"]
