@@ -206,6 +206,11 @@ class Bent(Operator):
         return y / 2
 
 
+class Broken(Wrapper):
+    def posterior(self, x: Tensor, t: Any, **cond: Any) -> Any:
+        raise RuntimeError("broken forward")
+
+
 def test_what_auto_chooses() -> None:
     den: Denoiser = LAW.denoiser(VP())
     linear, bent = Measurement(Y, MASK, 0.1), Measurement(Y, Bent(), 0.1)
@@ -213,6 +218,8 @@ def test_what_auto_chooses() -> None:
     assert choose(Opaque(den), linear) == "diffpir" and choose(Opaque(den), bent) == "red_diff"
     with torch.inference_mode():
         assert choose(den, linear) == "diffpir"
+    with pytest.raises(RuntimeError, match="broken forward"):  # a fault is no reason to change the method in silence
+        choose(Broken(den), linear)
     two = Mixture([1.0, 1.0], rand(2, D), 0.1, labels=[0, 1]).denoiser(VP())
     assert choose(two, linear.repeat(3), label=torch.tensor([0, 1, 1])) == "mmps"
     same = {"draws": 2, "seeds": [1, 2], "steps": 5}

@@ -40,8 +40,9 @@ from oneprior.training.trainer import Trainer
 NETWORK = UNetConfig((1, 8, 8), classes=10, channels=(16, 32), dropout=0.35)
 # Hiding the label from three in ten makes the unconditional half good enough to restore with; dropout keeps samples
 # from lying closer to training digits than held-out digits do.
+SAMPLES = 300_032
 SETTINGS = TrainSettings(
-    samples=300_032, batch=256, lr=3e-3, warmup=10_000, decay="cosine", decay_from=170_000, betas=(0.9, 0.99), drop=0.3,
+    samples=SAMPLES, batch=256, lr=3e-3, warmup=10_000, decay="cosine", decay_from=170_000, betas=(0.9, 0.99), drop=0.3,
     averages=(0.05, 0.10), save_minutes=1.0, keep=1, log_every=4_096,
 )  # fmt: skip
 QUICK = replace(SETTINGS, samples=12_800, decay_from=6_400, log_every=1_280)
@@ -76,9 +77,7 @@ def run(job: DemoJob) -> int:
     console = Console(stderr=True, highlight=False)
     settings = replace(QUICK if job.quick else SETTINGS, device=job.device)
     train, test = parts(job.development)
-    settings = replace(
-        settings, **{k: getattr(settings, k) * len(train) // TRAINING for k in ("samples", "decay_from", "warmup")}
-    )
+    settings = scaled(settings, len(train) / TRAINING)
     began = time.perf_counter()
     prior, log = learn(job, train, Pixels(17), NETWORK, settings, console)
     seconds: dict[str, float] = {"train": time.perf_counter() - began}
@@ -100,6 +99,17 @@ def run(job: DemoJob) -> int:
 
 
 TRAINING = 1437  # digits the recipe is for; fewer are seen as often
+
+
+def scaled(settings: TrainSettings, share: float) -> TrainSettings:
+    """The same schedule of training over `share` of the samples."""
+    assert settings.samples is not None and settings.decay_from is not None
+    return replace(
+        settings,
+        samples=int(settings.samples * share),
+        warmup=int(settings.warmup * share),
+        decay_from=int(settings.decay_from * share),
+    )
 
 
 def parts(development: bool) -> tuple[Source, Source]:

@@ -28,7 +28,6 @@ from oneprior.prior import Prior
 from oneprior.reproductions import Check, Scale
 from oneprior.schedules import Cosine, Schedule
 from oneprior.times import Uniform
-from oneprior.training.settings import TrainSettings
 from oneprior.training.trainer import Trainer
 
 PAPER = "Diffusion Models in Low-Level Vision: A Survey (2024)"
@@ -120,17 +119,14 @@ def learn(way: Way, samples: int, seed: int, device: str = "cpu") -> Prior:
     conditions = Conditions({"y": (Anchor if anchored else Field)(1, -half, 1 + half)})
     net = build(UNetConfig((1, 8, 8), channels=(16, 32), **conditions.fields), seed)
     den = NetworkDenoiser(net, way.schedule, way.prediction, facts=Facts(null=conditions.null))
-    share = samples / demo.SETTINGS.samples  # type: ignore[operator]
-    settings: TrainSettings = replace(
-        demo.SETTINGS,
+    settings = replace(
+        demo.scaled(demo.SETTINGS, samples / demo.SAMPLES),
         samples=samples,
         batch=64,
         seed=seed,
         drop=0.0,
         device=device,
         save_minutes=None,
-        warmup=int(demo.SETTINGS.warmup * share),
-        decay_from=int(demo.SETTINGS.decay_from * share),  # type: ignore[operator]
     )
     objective = Objective(law=Uniform(way.early, 1.0))
     trainer = Trainer(den, objective, source, codec, conditions, settings)

@@ -30,7 +30,6 @@ from oneprior.objective import Objective
 from oneprior.prior import Guidance, Prior, load
 from oneprior.reproductions import Check, Scale
 from oneprior.times import Uniform
-from oneprior.training.settings import TrainSettings
 from oneprior.training.trainer import Trainer
 
 PAPER = "The Principles of Diffusion Models (2025): solvers, guidance"
@@ -53,7 +52,7 @@ class Extent:
 
 EXTENTS: dict[Scale, Extent] = {
     "quick": Extent(SEEDS["quick"], 180, (2.0,), 1_280),
-    "desk": Extent(SEEDS["desk"], 1800, (1.5, 2.0, 3.0), demo.SETTINGS.samples // 8),  # type: ignore[operator]
+    "desk": Extent(SEEDS["desk"], 1800, (1.5, 2.0, 3.0), demo.SAMPLES // 8),
 }
 
 
@@ -163,15 +162,12 @@ def worse(prior: Prior, samples: int, seed: int) -> Denoiser:
     assert isinstance(config, UNetConfig)
     net = build(replace(config, channels=tuple(c // 2 for c in config.channels), head=config.head // 2), seed)
     den = NetworkDenoiser(net, good.schedule, good.prediction, facts=Facts(null=prior.conditions.null))
-    share = samples / demo.SETTINGS.samples  # type: ignore[operator]
-    settings: TrainSettings = replace(
-        demo.SETTINGS,
+    settings = replace(
+        demo.scaled(demo.SETTINGS, samples / demo.SAMPLES),
         samples=samples,
         seed=seed,
         device=str(prior.device),
         save_minutes=None,
-        warmup=int(demo.SETTINGS.warmup * share),
-        decay_from=int(demo.SETTINGS.decay_from * share),  # type: ignore[operator]
     )
     objective = Objective(law=Uniform(1e-3, 1.0))
     trainer = Trainer(den, objective, in_memory(digits("train")), prior.codec, prior.conditions, settings)

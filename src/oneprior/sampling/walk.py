@@ -159,7 +159,7 @@ class _Part:
                 if post.var is None:
                     raise ValueError("this solver adds the posterior's variance, and the denoiser gives none (.var)")
                 std = (std * std + (w[0] * w[0]) * post.var).sqrt()
-            if type(std) is not float or std != 0.0:
+            if self.temperature != 0.0 and (type(std) is not float or std != 0.0):
                 n = self.noise(i + 1 - lag, x, self.key)
                 n = n if self.color is None else self.color(n)
                 c = std * self.temperature

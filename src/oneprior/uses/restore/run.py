@@ -110,12 +110,17 @@ def choose(den: Denoiser, seen: Measurement, **cond: Any) -> str:
     """The rule of `auto`: mmps for linear operators and daps for others, whose levels forget a wrong linearisation;
     where a trial on one sample shows that the network cannot be differentiated, diffpir and red_diff."""
     linear = seen.operator.linear
+    without = "diffpir" if linear else "red_diff"
+    if torch.is_inference_mode_enabled():
+        return without
     with torch.enable_grad():
+        x, post = first(den, seen, cond)  # what is wrong with the call itself is the caller's to know
         try:
-            x, post = first(den, seen, cond)
             torch.autograd.grad(post.mean.sum(), x)
+        except torch.OutOfMemoryError:  # says nothing of the network: another method would hide it
+            raise
         except (RuntimeError, NotImplementedError):
-            return "diffpir" if linear else "red_diff"
+            return without
     return "mmps" if linear else "daps"
 
 
