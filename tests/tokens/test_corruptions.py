@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from oneprior import schedules, tokens
-from oneprior.tokens import Absorbing, Corruption, Hybrid, Marginal, MaskReplace, Uniform
+from oneprior.tokens import Absorbing, Hybrid, Marginal, MaskReplace, Shares, Uniform
 
-CORRUPTIONS: dict[str, Corruption] = {
+CORRUPTIONS: dict[str, Shares] = {
     "absorbing": Absorbing(5),
     "absorbing, cosine": Absorbing(5, tokens.Cosine()),
     "uniform": Uniform(5),
@@ -27,13 +27,13 @@ def close(a: Tensor, b: Tensor, tol: float = 1e-12) -> None:
     torch.testing.assert_close(a, b, atol=tol, rtol=0)
 
 
-def step(corruption: Corruption, t: float, s: float) -> Tensor:
+def step(corruption: Shares, t: float, s: float) -> Tensor:
     """The matrix q(x_t = column | x_s = row)."""
     return corruption.forward(ALL, t, s)[0].T
 
 
 @EVERY
-def test_steps_multiply_to_the_marginals(corruption: Corruption) -> None:
+def test_steps_multiply_to_the_marginals(corruption: Shares) -> None:
     times = [0.0, 0.1, 0.25, 0.55, 0.9]
     total = torch.eye(5, dtype=torch.float64)
     for s, t in itertools.pairwise(times):
@@ -48,7 +48,7 @@ def test_steps_multiply_to_the_marginals(corruption: Corruption) -> None:
 
 
 @EVERY
-def test_reverse_step_is_bayes_rule(corruption: Corruption) -> None:
+def test_reverse_step_is_bayes_rule(corruption: Shares) -> None:
     K = 5 if corruption.mask is None else 4
     p = torch.rand(1, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     t, s = 0.7, 0.3
@@ -68,7 +68,7 @@ def test_reverse_step_is_bayes_rule(corruption: Corruption) -> None:
 
 
 @EVERY
-def test_conversions_return(corruption: Corruption) -> None:
+def test_conversions_return(corruption: Shares) -> None:
     p = torch.rand(1, 5, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     p = p * (corruption.likelihood(ALL, 0.6) > 0)
     p = p / p.sum(-1, keepdim=True)
@@ -80,7 +80,7 @@ def test_conversions_return(corruption: Corruption) -> None:
 
 
 @EVERY
-def test_rates_are_the_slope_of_a_step(corruption: Corruption) -> None:
+def test_rates_are_the_slope_of_a_step(corruption: Shares) -> None:
     h, t = 1e-6, 0.4
     q = (step(corruption, t + h, t) - torch.eye(5, dtype=torch.float64)) / h
     want = q - torch.diag(q.diagonal())
@@ -88,7 +88,7 @@ def test_rates_are_the_slope_of_a_step(corruption: Corruption) -> None:
 
 
 @EVERY
-def test_corrupt_draws_the_marginal(corruption: Corruption) -> None:
+def test_corrupt_draws_the_marginal(corruption: Shares) -> None:
     """The uniform numbers run over a fine grid, so the frequencies are the law to the width of a cell."""
     n = 10000
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
@@ -99,7 +99,7 @@ def test_corrupt_draws_the_marginal(corruption: Corruption) -> None:
 
 
 @EVERY
-def test_time_a_token(corruption: Corruption) -> None:
+def test_time_a_token(corruption: Shares) -> None:
     t = torch.tensor([[0.0, 0.2, 0.5, 0.7, 0.9]], dtype=torch.float64)
     p = torch.full((1, 5, 5), 0.2, dtype=torch.float64)
     for name in ("likelihood", "q"):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from token_laws import ancestral_law, distance, exact, frequencies, joint
+from token_laws import ancestral_law, distance, exact, frequencies, joint, product, states
 from torch import Tensor, nn
 
 from oneprior import tokens
@@ -17,7 +17,9 @@ from oneprior.tokens import (
     Confidence,
     Corruption,
     FirstHitting,
+    Flow,
     Hybrid,
+    Loop,
     MaskReplace,
     Remask,
     TauLeap,
@@ -91,6 +93,41 @@ def test_tau_leaping_is_biased_less_with_steps() -> None:
     assert near < far / 3 + noise
 
 
+def flow_law(den: TokenDenoiser, length: int, steps: int, corrector: float) -> Tensor:
+    """The law of `Flow` by enumeration: x_0 ~ p, stay or jump there or be drawn anew from q_s(. | x_0)."""
+    c, V = den.corruption, den.corruption.vocab
+    assert isinstance(c, Absorbing | Uniform)
+    x, now = states(V, length), product(c.start().expand(1, length, -1), states(V, length))[0]
+    grid = tokens.even(steps)
+    alpha = c.levels(torch.tensor(grid, dtype=torch.float64))[0].tolist()
+    for i in range(steps):
+        a_t, a_s, at = alpha[i], alpha[i + 1], now > 0
+        u = (a_s - a_t) / (1 - a_t)
+        v = 1 - ((1 - a_s) / a_s * a_t / (1 - a_t)) ** corrector
+        p = den(x[at], grid[i]).exp()
+        law = (1 - v) * (u * p + (1 - u) * torch.eye(V, dtype=torch.float64)[x[at]]) + v * c.push(p, grid[i + 1])
+        now = now[at] @ product(law, x)
+    return now.reshape((V,) * length)
+
+
+def test_flow_matching() -> None:
+    """With masks it is the ancestral chain; with replacement another one that has the law in the limit, corrected or
+    not; and the sampler is that chain."""
+    law = joint(3, 3)
+    masks, replaced = exact(law, Absorbing(4)), exact(law, Uniform(3))
+    same = flow_law(masks, 3, 4, 0.0)
+    torch.testing.assert_close(same, ancestral_law(masks, 3, tokens.even(4)), atol=1e-9, rtol=0)
+    for corrector in (0.0, 1.0):
+        far, near = (distance(flow_law(replaced, 3, n, corrector), law) for n in (16, 64))
+        assert near < far / 3  # as one over the steps: 1 / 4
+    for den, corrector in ((masks, 0.0), (masks, 1.0), (replaced, 0.0), (replaced, 1.0)):
+        want = flow_law(den, 3, 4, corrector)
+        x = Flow(4, corrector=corrector)(den, (4000, 3), seeds=range(4000))
+        assert tv(frequencies(x, den.corruption.vocab), want) < spread(want) * math.sqrt(N / 4000)
+    with pytest.raises(ValueError, match="changes over time"):
+        Flow()(exact(law, Hybrid(4)), (2, 3))
+
+
 def test_confidence_orders() -> None:
     """With the exact denoiser one drawn token a call is the data law in any order; two a call or greedy are not."""
     law, n = joint(3, 4), 2000
@@ -127,11 +164,14 @@ def test_remasking_keeps_the_marginals() -> None:
     """The share of masks is 1 - alpha_s within 4 standard errors at every step; sigma = 0 is ancestral bit for bit."""
     shares: list[float] = []
     den = TokenDenoiser(Watched(shares), Absorbing(4), timed=False)
-    for remask in (Remask(cap=0.2), Remask(scale=0.5), Remask()):
+    loop = Loop(level=0.75)
+    for remask in (Remask(cap=0.2), Remask(scale=0.5), Remask(), Remask(unsure=True), Remask(cap=0.1, loop=loop)):
         shares.clear()
         Ancestral(8, "split", cache=False, remask=remask)(den, (500, 20), seeds=range(500))
+        assert len(shares) == 8
         for got, t in zip(shares, tokens.even(8), strict=False):
-            assert abs(got - t) <= 4 * math.sqrt(t * (1 - t) / 10000) + 1e-12
+            m = t if remask.loop is None else 1 - loop.alpha(t)  # the loop keeps those of its own alpha
+            assert abs(got - m) <= 4 * math.sqrt(m * (1 - m) / 10000) + 1e-12
     plain, zero = (Ancestral(8, "split", remask=r)(den, (50, 20), seeds=range(50)) for r in (None, Remask(cap=0.0)))
     assert torch.equal(plain, zero)
 
@@ -149,13 +189,19 @@ class Watched(nn.Module):
 
 
 def test_cached_calls() -> None:
-    """One sequence of L = 16 in N = 128 steps: N (1 - (1 - 1/N)^L) calls on average, and the same tokens as without."""
+    """One sequence of L = 64 in N = 128 steps: N (1 - (1 - 1/N)^L) = 50.5 calls on average, tokens as without."""
     shares: list[float] = []
-    den, n = TokenDenoiser(Watched(shares), Absorbing(4), timed=False), 30
-    cached = torch.cat([Ancestral(128, "split")(den, (1, 16), seeds=[i]) for i in range(n)])
-    want = 128 * (1 - (1 - 1 / 128) ** 16)  # 15.1; its standard deviation is below 1
-    assert abs(len(shares) / n - want) < 4 / math.sqrt(n) + 1  # the first call is always made
-    assert torch.equal(cached, Ancestral(128, "split", cache=False)(den, (n, 16), seeds=range(n)))
+    den, n, m, L = TokenDenoiser(Watched(shares), Absorbing(4), timed=False), 20, 128, 64
+    cached = torch.cat([Ancestral(m, "split")(den, (1, L), seeds=[i]) for i in range(n)])
+    want = m * (1 - (1 - 1 / m) ** L)
+    assert want == pytest.approx(50.5, abs=0.05)
+    one, two = (1 - 1 / m) ** L, (1 - 2 / m) ** L  # chances that one step, that two of them reveal nothing
+    sd = math.sqrt(m * one * (1 - one) + m * (m - 1) * (two - one**2))
+    assert abs(len(shares) / n - want) < 4 * sd / math.sqrt(n)
+    assert torch.equal(cached, Ancestral(m, "split", cache=False)(den, (n, L), seeds=range(n)))
+    calls = len(shares)
+    Ancestral(m)(den, (1, L), seeds=[0])
+    assert len(shares) - calls < 0.7 * m  # the joint draw asks after a change, the split one before
 
 
 @pytest.mark.parametrize(

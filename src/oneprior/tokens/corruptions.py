@@ -5,22 +5,20 @@ everything costs O(V) and no V x V matrix is built. One step s -> t ends in z fr
     lik(k) = a 1[k = z] + b_ts(z),   a = alpha_t / alpha_s,
 and two chains share the marginals: memoryless, b_ts = b_t - a b_s, where a mask can be left (GIDD, von Ruette et al.
 2025), and `sticky`, where it cannot: 1 - m is multiplied step by step and lik(MASK) = 1[z = MASK] (VQ-Diffusion, Gu et
-al. 2021). With p_j = p(x_0 = j | x_t), r_j = p_j / q(z | j), R = sum r and leave-one-out l = r / R, the reverse is
-    p(x_s = k | x_t) = lik(k) (alpha_s r_k + b_s(k) R)      (Austin et al. 2021, D3PM; Hoogeboom et al. 2021).
-Everything is in float64.
+al. 2021). The reverse of a step is that of every corruption, in `chain`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from oneprior.times import Time, align
+from oneprior.times import Time
+from oneprior.tokens.chain import Corruption, clock
 from oneprior.tokens.keep import Keep, Linear
 
 LINEAR = Linear()
@@ -28,18 +26,8 @@ NONE = 1e-20  # in the place of alpha = 0 where masks are the only noise: a toke
 
 
 @dataclass(frozen=True)
-class Corruption(ABC):
-    """Abstract: declares `levels`. vocab: number of symbols V, the mask included; tokens are integers (B, L).
-
-    Times are `Time`s: a float, (B,), or (B, L) a time a token. Laws have the shape of the tokens and an axis V.
-    """
-
-    vocab: int
-
-    @property
-    def mask(self) -> int | None:
-        """The symbol that says nothing, the last one, or None where there is none."""
-        return self.vocab - 1
+class Shares(Corruption):
+    """Abstract: declares `levels`, which share of tokens is kept, replaced and masked by a time."""
 
     @property
     def sticky(self) -> bool:
@@ -69,13 +57,16 @@ class Corruption(ABC):
             b[..., self.mask] += masked
         return b
 
-    def q(self, x0: Tensor, t: Time) -> Tensor:
-        """q(x_t | x_0), (B, L, V)."""
-        a, c, m = self.at(t, x0)
-        return _plus(self.mass(c, m), x0, a)
+    def start(self) -> Tensor:
+        _, share, masked = self.levels(torch.ones((), dtype=torch.float64))
+        law = self.mass(share, masked)
+        return law / law.sum()
+
+    def push(self, w: Tensor, t: Time) -> Tensor:
+        a, c, m = self.at(t, w[..., 0])
+        return a[..., None] * w + self.mass(c, m) * w.sum(-1, keepdim=True)
 
     def likelihood(self, z: Tensor, t: Time) -> Tensor:
-        """q(x_t = z | x_0 = j) for every symbol j, (B, L, V); 0 for the mask, which is never data."""
         a, c, m = self.at(t, z)
         out = _plus(self.mass(c, m).expand(*z.shape, -1).gather(-1, z[..., None]), z, a, self.vocab)
         if self.mask is not None:
@@ -83,7 +74,7 @@ class Corruption(ABC):
         return out
 
     def corrupt(self, x0: Tensor, t: Time, u: Tensor) -> Tensor:
-        """A draw of x_t from uniform numbers u in [0, 1) of the shape of x0: inverse CDF, keep first, then mask."""
+        # inverse CDF: keep first, then mask
         a, c, m = (v.expand(x0.shape) for v in self.at(t, x0))
         rest = ((u - a - m) / c.clamp(min=1e-300)).clamp(0, 1)
         cdf = self.pi.to(x0.device).cumsum(0)
@@ -93,47 +84,21 @@ class Corruption(ABC):
         return torch.where(u < a, x0, new)
 
     def forward(self, z: Tensor, t: Time, s: Time) -> Tensor:
-        """lik(k) = q(x_t = z | x_s = k) for every state k, (B, L, V); s <= t."""
         (a_t, c_t, m_t), (a_s, c_s, m_s) = self.at(t, z), self.at(s, z)
         a = torch.where(a_s > 0, a_t / a_s, 1.0)  # nothing is kept at s: nothing is left to lose
         if not self.sticky:
             b = self.mass((c_t - a * c_s).clamp(min=0), (m_t - a * m_s).clamp(min=0))
         else:
             g = torch.where(m_s < 1, (m_t - m_s) / (1 - m_s), 0.0).clamp(min=0)
-            b = self.mass((1 - a - g).clamp(min=0), g)
+            # of data: c_t = (1 - g) c_s + a_s share, which loses nothing where hardly a token is replaced
+            share = torch.where(a_s > 0, (c_t - (1 - g) * c_s) / a_s, 0.0)
+            b = self.mass(share.clamp(min=0), g)
         out = _plus(b.expand(*z.shape, -1).gather(-1, z[..., None]), z, a, self.vocab)
         if self.sticky and self.mask is not None:
             out[..., self.mask] = (z == self.mask).to(out)
         return out
 
-    def reverse(self, p: Tensor, z: Tensor, t: Time, s: Time) -> Tensor:
-        """The law (B, L, V) of x_s given x_t = z, from the full posterior p (B, L, V) of x_0; exact for any s < t."""
-        r = self._ratio(p, z, t)
-        a, c, m = self.at(s, z)
-        return self.forward(z, t, s) * (a[..., None] * r + self.mass(c, m) * r.sum(-1, keepdim=True))
-
-    def bridge(self, x0: Tensor, z: Tensor, t: Time, s: Time) -> Tensor:
-        """q(x_s | x_t = z, x_0), (B, L, V)."""
-        return self.reverse(self._hot(x0), z, t, s)
-
-    def to_loo(self, p: Tensor, z: Tensor, t: Time) -> Tensor:
-        """Leave-one-out p(x_0 | x_t elsewhere) from the full posterior; where z says all, it is all there is to say."""
-        r = self._ratio(p, z, t)
-        return r / r.sum(-1, keepdim=True)
-
-    def from_loo(self, l: Tensor, z: Tensor, t: Time) -> Tensor:  # noqa: E741 (the letter of the papers)
-        """The full posterior p_j ~ l_j q(z | j) from the leave-one-out one."""
-        p = l * self.likelihood(z, t)
-        return p / p.sum(-1, keepdim=True)
-
-    def score(self, p: Tensor, z: Tensor, t: Time) -> Tensor:
-        """s_k = p_t(x with z -> k) / p_t(x), 1 at k = z (SEDD, Lou et al. 2024), from the full posterior."""
-        r = self._ratio(p, z, t)
-        a, c, m = self.at(t, z)
-        return a[..., None] * r + self.mass(c, m) * r.sum(-1, keepdim=True)
-
     def rates(self, z: Tensor, t: Time) -> Tensor:
-        """Rate (B, L, V) of the forward chain from each state k into z, 0 at k = z; t with alpha_t > 0."""
         tt = clock(t, z)
         jvp: Any = torch.func.jvp
         (a, c, m), (da, dc, dm) = jvp(self.levels, (tt,), (torch.ones_like(tt),))
@@ -147,13 +112,6 @@ class Corruption(ABC):
             out[..., self.mask] = 0
         return out.scatter_(-1, z[..., None], 0.0)
 
-    def _ratio(self, p: Tensor, z: Tensor, t: Time) -> Tensor:
-        q = self.likelihood(z, t)
-        return torch.where(q > 0, p.double() / q.clamp(min=1e-300), 0.0)
-
-    def _hot(self, x: Tensor) -> Tensor:
-        return one_hot(x, self.vocab).double()
-
 
 def _plus(b: Tensor, x: Tensor, a: Tensor, vocab: int = -1) -> Tensor:
     """b (..., V or 1) + a 1[k = x], (*x.shape, V), in one piece of memory."""
@@ -161,14 +119,8 @@ def _plus(b: Tensor, x: Tensor, a: Tensor, vocab: int = -1) -> Tensor:
     return out.scatter_add_(-1, x[..., None], a.expand(x.shape)[..., None])
 
 
-def clock(t: Time, like: Tensor) -> Tensor:
-    """`t` in float64 with the axes of tokens `like` (B, L)."""
-    t = align(t, like)
-    return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=like.device)
-
-
 @dataclass(frozen=True)
-class Absorbing(Corruption):
+class Absorbing(Shares):
     """b_t = (1 - alpha_t) on the mask, the last symbol (Austin et al. 2021; Sahoo et al. 2024, MDLM)."""
 
     keep: Keep = LINEAR
@@ -179,7 +131,7 @@ class Absorbing(Corruption):
 
 
 @dataclass(frozen=True)
-class Uniform(Corruption):
+class Uniform(Shares):
     """b_t(k) = (1 - alpha_t) / V, without a mask (Hoogeboom et al. 2021)."""
 
     keep: Keep = LINEAR
@@ -210,7 +162,7 @@ class Marginal(Uniform):
 
 
 @dataclass(frozen=True)
-class Hybrid(Corruption):
+class Hybrid(Shares):
     """alpha = (1 - t) / C, masked t / C, replaced c_t / C; c_t = B (t (1 - t))^(gamma / 2), C = 1 + c_t (GIDD).
 
     B = 2^gamma p_u / (1 - p_u): at t = 1/2 a share p_u of all tokens is uniform noise; p_u = 0 is `Absorbing`.
@@ -225,7 +177,7 @@ class Hybrid(Corruption):
 
 
 @dataclass(frozen=True)
-class MaskReplace(Corruption):
+class MaskReplace(Shares):
     """Mask and replace: alpha falls linearly to `floor`, masks rise to masked_end, replaced take the rest.
 
     masked_end 0.9 with floor 0 is the paper's; the released code has floor 9e-6 and masked_end 0.99999, which hardly
@@ -243,4 +195,4 @@ class MaskReplace(Corruption):
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         masked = self.masked_end * t
         kept = 1 - (1 - self.floor) * t
-        return kept, 1 - kept - masked, masked
+        return kept, (1 - self.floor - self.masked_end) * t, masked

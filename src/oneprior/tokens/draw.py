@@ -37,7 +37,11 @@ class Coins:
 def categorical(p: Tensor, u: Tensor) -> Tensor:
     """Symbols (...) of laws p (..., V), which need not be normalised, at uniform numbers u (...) in [0, 1).
 
-    A class of probability 0 is never drawn. p of any floating type is taken to float64 first.
+    p (V,) is one law for all of u. A class of probability 0 is never drawn. p of any floating type is taken to float64
+    first.
+
+    Raises:
+        ValueError: for a law without mass, or with one that is not finite.
     """
     cdf = p.double().cumsum(-1)
     total = cdf[..., -1]
@@ -45,4 +49,6 @@ def categorical(p: Tensor, u: Tensor) -> Tensor:
         raise ValueError("a law without mass, or with one that is not finite, cannot be drawn from")
     # u total may round up to total itself, which no class answers to
     target = torch.minimum(u.to(cdf) * total, torch.nextafter(total, torch.zeros_like(total)))
+    if p.ndim == 1:
+        return torch.searchsorted(cdf, target.contiguous(), right=True)
     return torch.searchsorted(cdf, target[..., None].contiguous(), right=True)[..., 0]

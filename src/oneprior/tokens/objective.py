@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from oneprior.times import Time
-from oneprior.tokens.corruptions import Corruption
+from oneprior.tokens.chain import Corruption
 from oneprior.tokens.denoiser import TokenDenoiser
 
 TINY = 1e-300
@@ -45,7 +45,7 @@ def finite_bound(den: TokenDenoiser, x0: Tensor, step: int, steps: int, z: Tenso
     if not 1 <= step <= steps:
         raise ValueError(f"step = {step}: one of 1 .. {steps} was expected")
     c, t, s = den.corruption, step / steps, (step - 1) / steps
-    return steps * _kl(c.bridge(x0, z, t, s), c.reverse(den(z, t, **cond).exp(), z, t, s)).sum(1)
+    return steps * kl(c.bridge(x0, z, t, s), c.reverse(den(z, t, **cond).exp(), z, t, s)).sum(1)
 
 
 def masked_bound(den: TokenDenoiser, x0: Tensor, z: Tensor, t: Time = 0.5, **cond: Any) -> Tensor:
@@ -82,28 +82,25 @@ def dynamic(
     w = q(z | x_0) / q(z | l); g / q is huge on kept tokens at small t. Not a bound.
     """
     c = den.corruption
-    a, share, mask = c.at(t, x0)
-    l = c.to_loo(den(z, t, **cond).exp(), z, t)  # noqa: E741
-    q, qh = c.q(x0, t), a[..., None] * l + c.mass(share, mask)
+    q, qh = c.q(x0, t), c.push(c.to_loo(den(z, t, **cond).exp(), z, t), t)
     w = (q.gather(-1, z[..., None]) / qh.gather(-1, z[..., None]).clamp(min=TINY))[..., 0]
     weight = torch.where(z == x0, q.new_tensor(kept), replaced)
     if c.mask is not None:
         weight = torch.where(z == c.mask, masked, weight)
-    return (weight * (_kl(q, qh) + w - w.log() - 1)).sum(1)
+    return (weight * (kl(q, qh) + w - w.log() - 1)).sum(1)
 
 
 def prior_term(corruption: Corruption, x0: Tensor, prior: Tensor | None = None) -> Tensor:
-    """KL(q(x_1 | x_0) || prior), (B,); prior (V,) is by default what a sampler starts from: c_1 pi + m_1 1[MASK],
-    normalised, which is exact and 0 where alpha_1 = 0. Infinite if x_0 may survive to time 1 and the prior has not it.
+    """KL(q(x_1 | x_0) || prior), (B,); prior (V,) is by default what a sampler starts from, `corruption.start()`, which
+    is exact and 0 where alpha_1 = 0. Infinite if x_0 may survive to time 1 and the prior has not it.
     """
-    _, share, mask = corruption.at(1.0, x0)
-    p = corruption.mass(share, mask) if prior is None else prior
-    return _kl(corruption.q(x0, 1.0), p / p.sum()).sum(1)
+    p = corruption.start().to(x0.device) if prior is None else prior
+    return kl(corruption.q(x0, 1.0), p / p.sum()).sum(1)
 
 
 def _ce(logp: Tensor, x0: Tensor) -> Tensor:
     return -logp.gather(-1, x0[..., None])[..., 0]
 
 
-def _kl(p: Tensor, q: Tensor) -> Tensor:
+def kl(p: Tensor, q: Tensor) -> Tensor:
     return torch.where(p > 0, p * (p.clamp(min=TINY).log() - q.clamp(min=TINY).log()), 0.0).sum(-1)
