@@ -11,15 +11,16 @@ samples teaches one network both p(x | c) and p(x), as classifier-free guidance 
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Anchor", "Condition", "Conditions", "Field", "Label", "Vector"]
+__all__ = ["Anchor", "Caption", "Condition", "Conditions", "Field", "Label", "Vector"]
 
 
 class Condition(ABC):
@@ -144,6 +145,49 @@ class Vector(Condition):
             )
         v = (v - torch.as_tensor(self.mean).to(v)) / torch.as_tensor(self.std).to(v)
         return {"vector": _rows("vector", torch.cat((v, torch.ones_like(v[:, :1])), 1), batch)}
+
+
+@dataclass(frozen=True)
+class Caption(Condition):
+    """A few words, at most `length` of a vocabulary; the network reads them with an encoder of its own. Port `words`:
+    int64 (B, length), 0 where there is none, 1 for a word not in the vocabulary; the null is no word at all."""
+
+    vocabulary: tuple[str, ...]
+    length: int = 16
+    type: ClassVar[str] = "caption"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+
+    @classmethod
+    def of(cls, captions: Iterable[str], length: int | None = None) -> Caption:
+        """The vocabulary of captions, and their greatest length."""
+        rows = [words(c) for c in captions]
+        return cls(tuple(sorted(set().union(*rows))), length or max(map(len, rows), default=1))
+
+    @property
+    def fields(self) -> dict[str, int]:
+        return {"words": len(self.vocabulary) + 2}
+
+    @property
+    def null(self) -> dict[str, Tensor]:
+        return {"words": torch.zeros(1, self.length, dtype=torch.long)}
+
+    def encode(self, value: Any, batch: int) -> dict[str, Tensor]:
+        """value: a caption for all, (batch,) captions, or None. Raises ValueError for one of no words, or too many."""
+        place = {w: i + 2 for i, w in enumerate(self.vocabulary)}
+        rows = []
+        for caption in [value] if value is None or isinstance(value, str) else value:
+            found = [place.get(w, 1) for w in words(caption or "")]
+            if caption is not None and not 0 < len(found) <= self.length:
+                raise ValueError(f"a caption of 1 to {self.length} words was expected; got {caption!r}")
+            rows.append(found + [0] * (self.length - len(found)))
+        return {"words": _rows("words", torch.tensor(rows), batch)}
+
+
+def words(caption: str) -> list[str]:
+    """Lower-case words of letters and digits."""
+    return re.findall(r"\w+", caption.lower())
 
 
 @dataclass(frozen=True)
@@ -274,7 +318,7 @@ class Conditions(Mapping[str, Condition]):
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, Any]]) -> Conditions:
         """What `to_dict` wrote. Raises ValueError for a type it does not know."""
-        kinds = {kind.type: kind for kind in (Label, Vector, Field, Anchor)}
+        kinds = {kind.type: kind for kind in (Label, Vector, Caption, Field, Anchor)}
         items = {}
         for name, entry in data.items():
             if entry.get("type") not in kinds:

@@ -7,9 +7,24 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from oneprior.codecs.levels import Levels
 from oneprior.codecs.pixels import Pixels, Standardise
+from oneprior.codecs.text import Bytes, Characters, Pieces, Text
+from oneprior.codecs.vq import VQ, VQConfig
 
-__all__ = ["Codec", "Pixels", "Standardise", "from_dict"]
+__all__ = [
+    "VQ",
+    "Bytes",
+    "Characters",
+    "Codec",
+    "Levels",
+    "Pieces",
+    "Pixels",
+    "Standardise",
+    "Text",
+    "VQConfig",
+    "from_dict",
+]
 
 
 class Codec(Protocol):
@@ -46,11 +61,28 @@ class Codec(Protocol):
         ...
 
 
-CODECS = {"pixels": Pixels, "standardise": Standardise}
+CODECS = {
+    "pixels": Pixels,
+    "standardise": Standardise,
+    "vq": VQ,
+    "levels": Levels,
+    "characters": Characters,
+    "bytes": Bytes,
+    "pieces": Pieces,
+}
 
 
-def from_dict(config: Mapping[str, Any]) -> Codec:
-    """The codec whose `config()` this is. Raises ValueError for a type it does not know."""
+def from_dict(config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Codec:
+    """The codec whose `config()` this is. tensors: the state dict of a codec that has weights, in any precision.
+
+    Raises ValueError for a type it does not know, or weights that are missing or of another codec.
+    """
     if config.get("type") not in CODECS:
         raise ValueError(f"no codec has type {config.get('type')!r}; known are {', '.join(CODECS)}")
-    return CODECS[config["type"]].from_config(dict(config))
+    codec: Any = CODECS[config["type"]].from_config(dict(config))
+    if hasattr(codec, "load_state_dict"):
+        try:
+            codec.load_state_dict({k: v.float() for k, v in (tensors or {}).items()})
+        except RuntimeError as e:
+            raise ValueError(f"the weights are not those of the codec {dict(config)}: {e}") from e
+    return codec

@@ -8,18 +8,34 @@ torch.Size([8, 1, 8, 8])
 from oneprior.data.arrays import array_file
 from oneprior.data.degrade import Degraded, Recipe
 from oneprior.data.digits import digits
+from oneprior.data.emoji import Emoji, emoji
 from oneprior.data.folder import UnreadableImages, image_folder
 from oneprior.data.idx import idx_files, read_idx
+from oneprior.data.mirror import Mirrored
 from oneprior.data.pairs import Pairs, image_pairs
 from oneprior.data.points import toy_points
 from oneprior.data.resolve import open_source
-from oneprior.data.source import ArraySource, Batch, DataFacts, Source, Subset, held_out, in_memory, split_of, subset
+from oneprior.data.source import (
+    ArraySource,
+    Batch,
+    Captioned,
+    DataFacts,
+    Source,
+    Subset,
+    held_out,
+    in_memory,
+    split_of,
+    subset,
+)
 
 __all__ = [
     "ArraySource",
     "Batch",
+    "Captioned",
     "DataFacts",
     "Degraded",
+    "Emoji",
+    "Mirrored",
     "Pairs",
     "Recipe",
     "Source",
@@ -27,6 +43,7 @@ __all__ = [
     "UnreadableImages",
     "array_file",
     "digits",
+    "emoji",
     "held_out",
     "idx_files",
     "image_folder",

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from oneprior.data.arrays import array_file
 from oneprior.data.digits import digits
+from oneprior.data.emoji import NAMES as EMOJI
+from oneprior.data.emoji import emoji
 from oneprior.data.folder import image_folder
 from oneprior.data.idx import FASHION, idx_files, is_idx_folder
 from oneprior.data.points import POINTS, toy_points
 from oneprior.data.source import Source, split_of
 
-NAMES = ("digits", "fashion-mnist", *(f"points:{name}" for name in POINTS))
+NAMES = ("digits", "fashion-mnist", *EMOJI, *(f"points:{name}" for name in POINTS))
 ENV = "ONEPRIOR_DATA"
 
 
@@ -26,6 +28,8 @@ def _locate(spec: str) -> Path:
     hint = f"; looked in {base} ({ENV}) too" if base else f"; {ENV} is not set (the folder where data sets live)"
     if spec == "fashion-mnist":
         hint += ": put its four idx files, as published, into a folder fashion-mnist there"
+    if spec.startswith("emoji/"):
+        hint += ": put the emoji files and their table emoji.json into a folder emoji there"
     close = get_close_matches(spec, NAMES, 1)
     hint += f". Did you mean {close[0]!r}?" if close and close[0] != spec else f". Names: {', '.join(NAMES)}"
     raise FileNotFoundError(f"no data at {spec!r}{hint}")
@@ -45,7 +49,8 @@ def open_source(
         >>> open_source("digits", split="train")
         >>> open_source("photos/", size=64, skip_bad=True)
 
-    "digits", "fashion-mnist" (its files lie in $ONEPRIOR_DATA/fashion-mnist), "points:moons" and the like; a folder of
+    "digits", "fashion-mnist" (its files lie in $ONEPRIOR_DATA/fashion-mnist), "emoji-google-32" (in
+    $ONEPRIOR_DATA/emoji; also twitter, 64, and with -untoned at the end), "points:moons" and the like; a folder of
     pictures or of idx files; a `.npy`, `.npz` or idx file. A relative path is looked for here, then in $ONEPRIOR_DATA.
     A name wins over a folder of that name (write ./digits for the folder).
 
@@ -64,7 +69,9 @@ def open_source(
     name = str(spec)
     asked = {"size": size, "channels": channels, "labels": labels}
     asked = {key: value for key, value in asked.items() if value is not None}
-    path = None if name == "digits" or name.startswith("points:") else _locate(name)
+    _, vendor, side, *untoned = name.split("-") if name in EMOJI else ("", "", "0")
+    drawn = name == "digits" or name.startswith("points:")
+    path = None if drawn else _locate(f"emoji/emoji-{vendor}-{side}.npz" if vendor else name)
     if path is not None and path.is_dir() and not is_idx_folder(path):
         return image_folder(path, split=split, size=size, channels=channels, labels=labels, skip_bad=skip_bad)
     if asked:
@@ -74,6 +81,8 @@ def open_source(
         return digits(split)
     if path is None:
         return split_of(toy_points(name.removeprefix("points:")), split)
+    if vendor:
+        return emoji(path.parent, vendor, int(side), split=split, tones=not untoned)
     if path.is_dir():
         return idx_files(path, split, FASHION if path.name == "fashion-mnist" else None)
     if path.suffix in (".npy", ".npz"):

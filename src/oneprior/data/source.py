@@ -143,6 +143,30 @@ class Subset:
         return self.source.batch(chosen.tolist())
 
 
+@dataclass(frozen=True, eq=False)
+class Captioned:
+    """A source whose batches carry captions as well: "text", a list of strings."""
+
+    source: Source
+    captions: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.source) % max(1, len(self.captions)):
+            raise ValueError(f"{len(self.captions)} captions for {len(self.source)} samples: one a sample was expected")
+
+    @property
+    def facts(self) -> DataFacts:
+        return self.source.facts
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """See `Source.batch`; where a source repeats itself (mirrored), so do the captions."""
+        own = [self.captions[int(i) % len(self.captions)] for i in indices]
+        return {**self.source.batch(indices), "text": own}  # type: ignore[dict-item]
+
+
 def subset(source: Source, indices: Sequence[int] | np.ndarray) -> Subset:
     """The samples of a source at `indices`, itself a source.
 

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oneprior.nets.config import DiTConfig, MLPConfig, NetConfig, UNetConfig, config_from_dict, to_dict
+from oneprior.nets.config import (
+    CodesConfig,
+    DiTConfig,
+    MLPConfig,
+    NetConfig,
+    TokensConfig,
+    UNetConfig,
+    config_from_dict,
+    to_dict,
+)
 
 if TYPE_CHECKING:
+    from oneprior.nets.codes import CodeUNet
     from oneprior.nets.dit import DiT
     from oneprior.nets.mlp import MLP
+    from oneprior.nets.tokens import TokenTransformer
     from oneprior.nets.unet import UNet
 
-__all__ = ["DiTConfig", "MLPConfig", "NetConfig", "UNetConfig", "build", "config_from_dict", "to_dict"]
+__all__ = [
+    "CodesConfig",
+    "DiTConfig",
+    "MLPConfig",
+    "NetConfig",
+    "TokensConfig",
+    "UNetConfig",
+    "build",
+    "config_from_dict",
+    "to_dict",
+]
 
 
-def build(config: NetConfig, seed: int | None = None) -> UNet | DiT | MLP:
+def build(config: NetConfig, seed: int | None = None) -> UNet | DiT | MLP | TokenTransformer | CodeUNet:
     """The network a config describes: an `nn.Module` with `.config`, whose output is zero until it is trained.
 
     seed: makes the initial weights a function of it; the global generator is as before afterwards.
@@ -25,6 +46,10 @@ def build(config: NetConfig, seed: int | None = None) -> UNet | DiT | MLP:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return build(config)
+    if isinstance(config, CodesConfig):
+        from oneprior.nets.codes import CodeUNet
+
+        return CodeUNet(config)
     if isinstance(config, UNetConfig):  # imported here, so that settings stay free of torch
         from oneprior.nets.unet import UNet
 
@@ -37,4 +62,8 @@ def build(config: NetConfig, seed: int | None = None) -> UNet | DiT | MLP:
         from oneprior.nets.mlp import MLP
 
         return MLP(config)
-    raise TypeError(f"build wants a UNetConfig, DiTConfig or MLPConfig; got {type(config).__name__}")
+    if isinstance(config, TokensConfig):
+        from oneprior.nets.tokens import TokenTransformer
+
+        return TokenTransformer(config)
+    raise TypeError(f"build wants a config of oneprior.nets; got {type(config).__name__}")

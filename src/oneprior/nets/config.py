@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
-__all__ = ["DiTConfig", "MLPConfig", "NetConfig", "UNetConfig", "config_from_dict", "to_dict"]
+__all__ = ["DiTConfig", "MLPConfig", "NetConfig", "TokensConfig", "UNetConfig", "config_from_dict", "to_dict"]
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,75 @@ class MLPConfig(NetConfig):
         return cls(shape, **{"width": width, "depth": depth, **fields})
 
 
-CONFIGS: dict[str, type[NetConfig]] = {c.type: c for c in (UNetConfig, DiTConfig, MLPConfig)}
+@dataclass(frozen=True)
+class TokensConfig(NetConfig):
+    """Transformer over tokens (L,), integers below `vocab`; gives logits (B, L, vocab).
+
+    vocab: number of symbols, the mask included. timed: whether it is told the time. causal: each position sees those
+    before it and itself (autoregression). grid: rows and columns of codes of a picture, () for text. conv: width of
+    the depthwise convolution over neighbours in each block, odd; 0 for none. words: vocabulary of the port `words`,
+    captions that an encoder of the net's own reads (`tokens` is then its width). width, depth, heads, mlp: of the
+    transformer.
+    """
+
+    vocab: int = 0
+    timed: bool = False
+    causal: bool = False
+    grid: tuple[int, ...] = ()
+    conv: int = 0
+    words: int = 0
+    width: int = 192
+    depth: int = 6
+    heads: int = 6
+    mlp: int = 4
+
+    type: ClassVar[str] = "tokens"
+    ranks: ClassVar[tuple[int, ...]] = (1,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocab < 2:
+            raise ValueError(f"TokensConfig wants a vocabulary of 2 symbols or more; got {self.vocab}")
+        if self.words and self.tokens not in (0, self.width):
+            raise ValueError("TokensConfig: words are read by an encoder of the net's own; leave tokens out")
+        if self.words:
+            object.__setattr__(self, "tokens", self.width)
+        if self.image or self.second_time or self.out_channels is not None:
+            raise ValueError("TokensConfig has no port image or second_time, and its output is one logit a symbol")
+        if self.grid and (len(self.grid) != 2 or self.grid[0] * self.grid[1] != self.shape[0]):
+            raise ValueError(f"TokensConfig: grid={self.grid} does not hold the {self.shape[0]} tokens of a sample")
+        if self.width % self.heads or self.width // self.heads % 4:
+            raise ValueError(f"TokensConfig: width={self.width} must be heads={self.heads} times a multiple of 4")
+        if self.conv and (self.conv % 2 == 0 or self.conv < 0 or (self.causal and self.grid)):
+            raise ValueError(f"TokensConfig: conv={self.conv} must be odd, or 0; and causal goes with text alone")
+
+    @classmethod
+    def sized(cls, shape: tuple[int, ...], size: str = "small", **fields: Any) -> TokensConfig:
+        """A preset: "tiny" (width 128, 4 layers), "small" (192, 6) or "base" (384, 12)."""
+        ladder = {"tiny": (128, 4, 4), "small": (192, 6, 6), "base": (384, 12, 6)}
+        width, depth, heads = _pick("TokensConfig", ladder, size)
+        return cls(shape, **{"width": width, "depth": depth, "heads": heads, "conv": 5, **fields})
+
+
+@dataclass(frozen=True)
+class CodesConfig(UNetConfig):
+    """U-Net over a grid of codes (VQ-DDM): shape (width, h, w) of the embedded codes, logits of `vocab` symbols out.
+
+    vocab: number of symbols, the mask included where there is one.
+    """
+
+    vocab: int = 0
+
+    type: ClassVar[str] = "codes"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocab < 2 or self.image or self.second_time or self.out_channels not in (None, self.vocab):
+            raise ValueError(f"CodesConfig wants a vocabulary >= 2 and no image or second_time; got vocab={self.vocab}")
+        object.__setattr__(self, "out_channels", self.vocab)
+
+
+CONFIGS: dict[str, type[NetConfig]] = {c.type: c for c in (UNetConfig, DiTConfig, MLPConfig, TokensConfig, CodesConfig)}
 
 
 def to_dict(config: NetConfig) -> dict[str, Any]:

@@ -179,6 +179,13 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), 1e-6)
 
 
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs (x_i, x_{i + d/2}) of x (..., N, d) turned by their place's angles: q . k then depends on the distance of
+    two places alone (Su et al. 2021, rotary positions)."""
+    a, b = x.chunk(2, -1)
+    return x * cos.to(x.dtype) + torch.cat((-b, a), -1) * sin.to(x.dtype)
+
+
 class Attention(nn.Module):
     """softmax(q k' / sqrt d) v, among x (B, N, width) or from x to a context (B, M, context).
 
@@ -198,9 +205,25 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
         self.out = nn.Linear(width, width) if gated else zero(nn.Linear(width, width))
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """mask: bool, broadcastable to (B, heads, N, M); True = may attend."""
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        place: tuple[Tensor, Tensor] | None = None,
+        causal: bool = False,
+        past: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """mask: bool, broadcastable to (B, heads, N, M); True = may attend. place: cos and sin (N, width / heads) that
+        turn q and k (`turned`). past: keys and values of earlier elements, to which those of x are added in place."""
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.kv(x if context is None else context).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
-        y = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=mask)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if place is not None:
+            q, k = turned(q, *place), turned(k, *place)
+        if past is not None:
+            k, v = (torch.cat((past[n], new), 2) if n in past else new for n, new in (("k", k), ("v", v)))
+            past.update(k=k, v=v)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.out(y.transpose(1, 2).flatten(2))
