@@ -2,7 +2,7 @@
 
     python benchmarks/restore.py [--images 32] [--json docs/results/restore.json]
     python benchmarks/restore.py --speed          # time a call beside the bare network, methods without backprop
-    python benchmarks/restore.py --trained fashion --docs
+    python benchmarks/restore.py --trained fashion --docs      # a run that was broken off goes on from its last row
 
 The denoiser is exact, so whatever differs from the row of exact draws is the method's own doing. Every method runs with
 its default settings at 100 network calls (particles: 100 each), 16 draws an image. A PSNR of one draw above that of an
@@ -63,6 +63,8 @@ del OWN["score_distillation"]  # has no measurement
 WITHOUT = ("diffpir", "ddrm", "ddnm", "repaint", "red_diff", "daps, isotropic", "daps, langevin")  # backprop
 BAR = 1.3
 CHOOSE = 8  # pictures on which peers' weights are chosen
+ASIDE = 4  # draws of each of them
+BESIDE = ("mmps", "pigdm", "dps", "ddrm", "diffpir")  # own methods that are shown on trained priors
 LEVELS = ((0.02, 0.02), (0.1, 0.1), (0.1, 0.05))  # noise in [0, 1], and what methods are told
 FIGURES = {"mean": 1, "energy distance": -1, "to held-out": -1}  # more is better, less is
 DOCS = Path(__file__).parents[1] / "docs"
@@ -255,48 +257,54 @@ class Trained:
         }  # fmt: skip
 
 
-def trained(prior: oneprior.Prior, spec: str, given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows by task, noise and method. The first CHOOSE pictures choose the peers' weights, the next are restored, the
-    rest are the held-out part that draws are compared with."""
+def trained(
+    prior: oneprior.Prior, spec: str, given: argparse.Namespace, found: list[dict[str, Any]], keep: Callable[[], None]
+) -> None:
+    """Adds to `found` the rows by task, noise and method that it does not have yet, and calls `keep` after each method.
+    The first CHOOSE pictures choose the peers' weights, the next are restored, the rest are the held-out part that
+    draws are compared with."""
     source = open_source(spec, split=given.split)
     x = source.batch(range(min(len(source), CHOOSE + given.images + 512)))["x"]
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     choose_on, restored, others = x[:CHOOSE], x[CHOOSE : CHOOSE + given.images], x[CHOOSE + given.images :]
     operators = {"inpaint": Mask.random(prior.shape, 0.5), "x4": Pool(4), "blur": Blur.gaussian(1.5)}
-    found = []
     for task, operator in operators.items():
         if given.tasks and task not in given.tasks:
             continue
         for noise, told in LEVELS:
-            both = [Trained(prior, part, operator, noise, told) for part in (choose_on, restored)]
             where = {"task": task, "noise": noise, "told": told}
-            for row in _case(both[0], both[1], others, given):
-                found.append(where | row)
-                _show(found[-1])
-    return found
+            done = {r["method"] for r in found if where.items() <= r.items()}
+            both = [Trained(prior, part, operator, noise, told) for part in (choose_on, restored)]
+            for rows in _case(both[0], both[1], others, given, done):
+                found += [where | row for row in rows]
+                keep()
+                for row in rows:
+                    _show(where | row)
 
 
-def _case(aside: Trained, now: Trained, others: Tensor, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _case(
+    aside: Trained, now: Trained, others: Tensor, given: argparse.Namespace, done: set[str]
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each method that is not done."""
     auto = choose(now.den, now.seen, **nulls(now.den, len(now.truth)))
-    for name, settings in OWN.items():
-        if (name == "repaint" and not isinstance(now.seen.operator, Mask)) or _left_out(name, given):
+    names: list[str] = [auto, *BESIDE, *(["twisted"] if given.particles else [])]
+    for name in dict.fromkeys(names):
+        if _left_out(name, given) or name in done:
             continue
-        if name == "twisted" and not given.particles:
-            continue
-        calls = {"repaint": max(given.calls // 4, 2)}.get(name, given.calls)
-        x, asked = now.own(replace(settings, steps=calls), given.draws)
-        row = now.figures(x, asked, others)
-        yield {"method": name, "peer": False, "weight": "", **row}
-        if name == auto:
-            yield {"method": "auto", "peer": False, "weight": name, **row}
+        x, asked = now.own(replace(OWN[name], steps=given.calls), given.draws)
+        row = {"peer": False, "weight": "", **now.figures(x, asked, others)}
+        yield [{"method": name} | row, *([{"method": "auto"} | row | {"weight": name}] if name == auto else [])]
     for name, method in peer_posteriors.methods().items():
-        if _left_out(name, given) or (method.particles and not given.particles):
+        if _left_out(name, given) or name in done or (method.particles and not given.particles):
             continue
-        tried = {w: aside.figures(*aside.peer(method, w, given.draws, given.calls), others) for w in method.weights}
+        tried = {w: aside.figures(*aside.peer(method, w, ASIDE, given.calls), others) for w in method.weights}
         best = max(tried, key=lambda w: tried[w]["mean"]), min(tried, key=lambda w: tried[w]["energy distance"])
+        rows = []
         for w in dict.fromkeys(best):  # a weight for either figure, where they differ
             x, asked = now.peer(method, w, given.draws, given.calls)
-            yield {"method": name, "peer": True, "weight": f"{method.name} {w:g}", **now.figures(x, asked, others)}
+            row = {"peer": True, "weight": f"{method.name} {w:g}", **now.figures(x, asked, others)}
+            rows.append({"method": name} | row)
+        yield rows
 
 
 def _left_out(name: str, given: argparse.Namespace) -> bool:
@@ -351,7 +359,9 @@ def written(page: str, report: dict[str, Any]) -> str:
             "pixels hidden, averages of 4 x 4, Gaussian blur of 1.5 pixels; noise in [0, 1]. PSNR in dB of the mean of "
             "draws; energy distance of a picture's draws to the picture (a proper score: lower is better); and of all "
             "draws to other pictures. Other libraries at the best of three weights, chosen on other pictures for "
-            f"either figure.\n\n{begin}\n{end}\n"
+            "either figure. A call is one evaluation of the network; the backward passes of `mmps` (up to 6 a call), "
+            "`pigdm` and `dps` (1), of azula's MMPS (its iterations + 1), PGDM and DPS and of deepinv's DPS (1) come "
+            f"on top.\n\n{begin}\n{end}\n"
         )
     head, rest = page.split(begin)
     return f"{head}{begin}\n{table(report)}\n{end}{rest.split(end, 1)[1]}"
@@ -367,21 +377,36 @@ def _trained_main(given: argparse.Namespace) -> None:
     spec = given.data or {"fashion": "fashion-mnist"}.get(name, name)
     if given.docs and (given.split != "test" or given.tasks or given.only):
         raise SystemExit("--docs publishes all of it, on held-out pictures: without --split, --tasks, --only")
-    began, load = time.perf_counter(), os.getloadavg()[0]
-    found = trained(prior, spec, given)
-    report = {
-        "name": "restore_trained", "prior": name, "data": spec, "split": given.split, "images": given.images,
-        "draws": given.draws, "calls": given.calls, "chosen on": CHOOSE, "rows": found, "verdicts": verdicts(found),
-        "versions": versions(["torch", "azula", "deepinv"]), "load": load, "seconds": time.perf_counter() - began,
+    began, seconds = time.perf_counter(), 0.0
+    head = {
+        "name": "restore_trained", "prior": name, "sha256": _checksum(given.trained), "data": spec,
+        "split": given.split, "images": given.images, "draws": given.draws, "calls": given.calls, "chosen on": CHOOSE,
+        "settings": repr([OWN[name] for name in BESIDE]), "versions": versions(["torch", "azula", "deepinv"]),
     }  # fmt: skip
+    path = DOCS / "results" / f"restore_{name}.json" if given.docs else Path(given.json) if given.json else None
+    report: dict[str, Any] = head | {"rows": []}
+    if path is not None and path.is_file():
+        before = json.loads(path.read_text())
+        if head.items() <= before.items():
+            report, seconds = before, before["seconds"]
+
+    def keep() -> None:
+        report["verdicts"], report["load"] = verdicts(report["rows"]), os.getloadavg()[0]
+        report["seconds"] = seconds + time.perf_counter() - began
+        if path is not None:
+            path.write_text(json.dumps(report, indent=1) + "\n")
+
+    trained(prior, spec, given, report["rows"], keep)
+    keep()
     print(table(report))
-    text = json.dumps(report, indent=1) + "\n"
-    if given.json:
-        Path(given.json).write_text(text)
     if given.docs:
-        (DOCS / "results" / f"restore_{name}.json").write_text(text)
         page = DOCS / "restore.md"
         page.write_text(written(page.read_text(), report))
+
+
+def _checksum(prior: str) -> str:
+    config = Path(prior) / "config.json"
+    return json.loads(config.read_text())["sha256"] if config.is_file() else ""
 
 
 def main() -> None:
@@ -395,7 +420,7 @@ def main() -> None:
     parser.add_argument("--data", help="what its pictures are, a name or folder; default: by the prior's name")
     parser.add_argument("--split", default="test", help="train for development on pictures that the prior saw")
     parser.add_argument("--draws", type=int, default=8)
-    parser.add_argument("--calls", type=int, default=50, help="network calls a draw (--trained)")
+    parser.add_argument("--calls", type=int, default=25, help="network calls a draw (--trained)")
     parser.add_argument("--tasks", nargs="*", choices=["inpaint", "x4", "blur"], help="these alone (--trained)")
     parser.add_argument("--particles", action="store_true", help="twisted SMC too, at 16 times the calls (--trained)")
     parser.add_argument("--docs", action="store_true", help="write results and page in docs (--trained, --speed)")

@@ -154,5 +154,5 @@ def test_conditions_survive_json() -> None:
     again = Conditions.from_dict(json.loads(json.dumps(ALL.to_dict())))
     assert dict(again) == dict(ALL) and list(again) == list(ALL)
     assert dict(Conditions.from_dict(Conditions().to_dict())) == {}
-    with pytest.raises(ValueError, match="condition 'x' has type 'text'; known are label, vector, field"):
+    with pytest.raises(ValueError, match="condition 'x' has type 'text'; known are label, vector, caption, field"):
         Conditions.from_dict({"x": {"type": "text"}})

@@ -15,8 +15,9 @@ from oneprior.conditions import Conditions
 from oneprior.exact import Gaussian
 from oneprior.film import LAST, STRIP, checked, write
 from oneprior.guidance import CFG
+from oneprior.library import load
 from oneprior.paths import restart
-from oneprior.prior import Prior, load
+from oneprior.prior import Prior
 from oneprior.sampling import DDIM, Sampler, Step, sample
 from oneprior.sampling.grids import cosine_time
 from oneprior.schedules import Cosine, RectifiedFlow

@@ -24,7 +24,8 @@ FLOORS = {
     "networks and codes": "nets conditions codecs",
     "training and data": "data training",
     "uses": "uses",
-    "faces": "results film storage interop trace prior check report demo reproductions cli studio __main__",
+    "faces": "results film storage interop trace prior token_prior library check check_tokens report demo "
+    "reproductions cli studio __main__",
 }
 ORDER = {room: place for place, room in enumerate(" ".join(FLOORS.values()).split())}
 FACES = set(FLOORS["faces"].split())
@@ -32,7 +33,7 @@ FACES = set(FLOORS["faces"].split())
 FORBIDDEN = {"torchvision", "pickle", "cloudpickle", "dill", "lightning", "pytorch_lightning", "deepinv"}
 ONLY_IN = {"lightning_fabric": ("training.engine",), "gradio": ("studio",)}
 # Extras, and what is slow to import: inside the function that needs it, never at the top of a module.
-EXTRAS = {"diffusers", "transformers", "peft", "datasets", "gradio", "nibabel", "pydicom", "zarr", "av"}
+EXTRAS = {"diffusers", "transformers", "peft", "datasets", "gradio", "nibabel", "pydicom", "zarr", "av", "tokenizers"}
 # Pickles in disguise, and randomness that is not keyed by a seed of the caller's.
 CALLS = {"torch.load", "torch.save", "joblib.load", "torch.manual_seed", "np.random.seed", "numpy.random.seed"}
 

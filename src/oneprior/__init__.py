@@ -17,7 +17,7 @@ __version__ = "0.1.0.dev0"
 
 _HOME = {
     "Prior": "prior",
-    "load": "prior",
+    "load": "library",
     "sample": "sampling",
     "walk": "sampling",
     "CFG": "guidance",
@@ -39,6 +39,7 @@ _HOME = {
     "operators": "",
     "paths": "",
     "schedules": "",
+    "tokens": "",
     "uses": "",
 }
 
@@ -64,6 +65,7 @@ __all__ = [
     "paths",
     "sample",
     "schedules",
+    "tokens",
     "uses",
     "walk",
     "with_schedule",
@@ -71,13 +73,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from oneprior import exact, guidance, metrics, nets, operators, paths, schedules, uses
+    from oneprior import exact, guidance, metrics, nets, operators, paths, schedules, tokens, uses
     from oneprior.check import check_denoiser, check_operator, check_sampler, check_schedule
     from oneprior.denoiser import Denoiser, NetworkDenoiser, with_schedule, wrap
     from oneprior.guidance import CFG
+    from oneprior.library import load
     from oneprior.operators import Measurement
     from oneprior.paths import Hold, Path
-    from oneprior.prior import Prior, load
+    from oneprior.prior import Prior
     from oneprior.sampling import sample, walk
 
 

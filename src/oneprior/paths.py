@@ -228,3 +228,11 @@ class Hold:
     mask: Any = True
     time: float = 0.0
     clamp: bool = False
+
+    def part(self, s: slice) -> Hold:
+        """The share `s` of a batch in what is held; values and masks of one row serve every sample."""
+
+        def cut(v: Any) -> Any:
+            return v[s] if isinstance(v, Tensor) and v.ndim and v.shape[0] > 1 else v
+
+        return replace(self, value=cut(self.value), mask=cut(self.mask))

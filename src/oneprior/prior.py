@@ -130,7 +130,7 @@ class Prior:
                     steps=steps,
                     sampler=sampler,
                     seeds=seeds[s],
-                    hold=_part(hold, s),
+                    hold=None if hold is None else hold.part(s),
                     temperature=temperature,
                     watch=trace,
                     progress=progress,
@@ -320,31 +320,7 @@ class Prior:
         return grid(self.sample(20, seeds=range(20), **cond).x, 10)
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu") -> Prior:
-    """A prior from a folder (of a prior, or of a run), or a shipped one by its name.
-
-    Example:
-        >>> prior = oneprior.load("digits")
-
-    Raises:
-        FileNotFoundError: when there is no such folder or name, or a file of it is missing.
-        ValueError: when a file is damaged, of another format, or a pickle.
-    """
-    return Prior(*storage.read(name, device=device))
-
-
 def _guided(den: Denoiser, guidance: Guidance) -> Denoiser:
     if callable(guidance):
         return guidance(den)
     return CFG(den, check_scale(guidance, "guidance")) if guidance != 1.0 else den
-
-
-def _part(hold: Hold | None, s: slice) -> Hold | None:
-    # the share of a batch in what is held; values and masks of one row serve every sample
-    if hold is None:
-        return None
-
-    def cut(v: Any) -> Any:
-        return v[s] if isinstance(v, Tensor) and v.ndim and v.shape[0] > 1 else v
-
-    return Hold(cut(hold.value), cut(hold.mask), hold.time, hold.clamp)

@@ -2,6 +2,7 @@
 
 config.json holds the format's version, the network, schedule and prediction, the codec with its units, the conditions,
 facts about data and training, and the hash of the weights. Frozen dataclasses are stored by their name and fields.
+A codec with weights brings codec.safetensors; a folder may also hold a codec alone (config.json and that file).
 """
 
 from __future__ import annotations
@@ -14,20 +15,23 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
-from oneprior import anchored, noise, posterior, schedules
-from oneprior.codecs import Codec
+from oneprior import anchored, noise, posterior, schedules, tokens
+from oneprior.codecs import Codec, Text
 from oneprior.codecs import from_dict as codec_from_dict
 from oneprior.conditions import Conditions
-from oneprior.denoiser import Denoiser, Facts, NetworkDenoiser
+from oneprior.denoiser import Facts, NetworkDenoiser
 from oneprior.nets import build, config_from_dict, to_dict
+from oneprior.tokens import TokenDenoiser
 from oneprior.training.files import atomic_folder, digest, load_tensors, save_tensors, settle, write_json, write_text
 
 FORMAT = 1
+CODEC = "codec.safetensors"
 SHIPPED = Path(__file__).parent / "shipped"
-_KNOWN = {
-    c.__name__: c
-    for module in (schedules, anchored, noise, posterior)
+_KNOWN = {  # keep probabilities of tokens are named as schedules are
+    ("tokens." if module is tokens else "") + c.__name__: c
+    for module in (schedules, anchored, noise, posterior, tokens)
     for c in vars(module).values()
     if isinstance(c, type) and (is_dataclass(c) or hasattr(c, "_fields"))
 }
@@ -36,10 +40,15 @@ _KNOWN = {
 def pack(value: Any) -> Any:
     """A frozen dataclass (or named tuple) as {"type": name, **fields}, nested ones too."""
     if hasattr(value, "_fields"):
-        return {"type": type(value).__name__, **{k: pack(getattr(value, k)) for k in value._fields}}
+        return {"type": _name(value), **{k: pack(getattr(value, k)) for k in value._fields}}
     if is_dataclass(value):
-        return {"type": type(value).__name__, **{f.name: pack(getattr(value, f.name)) for f in fields(value)}}
+        return {"type": _name(value), **{f.name: pack(getattr(value, f.name)) for f in fields(value)}}
     return value
+
+
+def _name(value: Any) -> str:
+    kind = type(value)
+    return ("tokens." if kind.__module__.startswith(tokens.__name__) else "") + kind.__name__
 
 
 def unpack(data: Any) -> Any:
@@ -54,7 +63,7 @@ def unpack(data: Any) -> Any:
 class Parts(NamedTuple):
     """What a prior is made of. facts: what JSON can hold."""
 
-    den: Denoiser
+    den: Any
     codec: Codec
     conditions: Conditions
     facts: Mapping[str, Any]
@@ -77,22 +86,17 @@ def write(
         TypeError: for a denoiser that is not a network of ours (save what it wraps).
     """
     folder, den = Path(folder), parts.den
-    if not isinstance(den, NetworkDenoiser) or not hasattr(den.net, "config") or den.time is not None:
-        raise TypeError(f"only a NetworkDenoiser around one of oneprior.nets is saved; this is {type(den).__name__}")
+    model = _model(den)
     if folder.exists() and not force and (folder.is_file() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: give another folder, or force=True to replace it")
     with atomic_folder(folder) as aside:
-        weights = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in den.net.state_dict().items()}
-        save_tensors(aside / "model.safetensors", weights)
+        save_tensors(aside / "model.safetensors", _cast(den.net.state_dict(), dtype))
         config = {
             "format": FORMAT,
-            "network": to_dict(den.net.config),  # type: ignore[arg-type]
-            "schedule": pack(den.schedule),
-            "prediction": pack(den.prediction) if is_dataclass(den.prediction) else den.prediction.name,
-            "variance": den.variance,
+            **model,
             "time_axes": den.facts.time_axes,
             "t_range": list(den.facts.t_range),
-            "codec": parts.codec.config(),
+            **_save_codec(aside, parts.codec, dtype),
             "conditions": parts.conditions.to_dict(),
             "facts": dict(parts.facts),
             "sha256": digest(aside / "model.safetensors"),
@@ -113,27 +117,110 @@ def read(name: str | Path, *, device: str | torch.device = "cpu") -> Parts:
     """
     folder = find(name)
     config = _config(folder)
-    weights = folder / "model.safetensors"
-    tensors, _ = load_tensors(weights)
-    if digest(weights) != config["sha256"]:
-        raise ValueError(f"{weights} is not the file that config.json names (its hash differs): copy the folder anew")
+    tensors = _hashed(folder / "model.safetensors", config["sha256"])
     try:
         net = build(config_from_dict(config["network"]))
         net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
         conditions = Conditions.from_dict(config["conditions"])
         grids = {int(n): tuple(levels) for n, levels in config["facts"].get("grids", {}).items()}
         facts = Facts(config["time_axes"], tuple(config["t_range"]), null=conditions.null, grids=grids)
-        kind = config["prediction"]
-        den: Denoiser = NetworkDenoiser(
-            net.eval(),
-            unpack(config["schedule"]),
-            kind if isinstance(kind, str) else unpack(kind),
-            facts=facts,
-            variance=config["variance"],
-        )
-        return Parts(den.to(device), codec_from_dict(config["codec"]), conditions, config["facts"])
+        den, codec = _denoiser(net.eval(), config, facts), _load_codec(folder, config)
+        if isinstance(den, TokenDenoiser):
+            matched(den, codec)
+        return Parts(den.to(device), codec, conditions, config["facts"])
     except (KeyError, RuntimeError, TypeError) as e:
         raise ValueError(f"{folder} does not hold a whole prior: config.json and the weights disagree ({e})") from e
+
+
+def matched(den: TokenDenoiser, codec: Codec) -> None:
+    """Raises ValueError where the codec's symbols are not those the denoiser was trained on."""
+    corruption, symbols = den.corruption, getattr(codec, "symbols", None)
+    own = corruption.vocab - (corruption.mask is not None)
+    if symbols != own:
+        fix = "give the codec that it was trained with"
+        raise ValueError(f"a codec of {symbols} symbols came; the token denoiser was trained on {own}: {fix}")
+
+
+def _model(den: Any) -> dict[str, Any]:
+    """Network, and what makes a denoiser of it, as JSON holds it."""
+    net = getattr(den, "net", None)
+    if isinstance(den, TokenDenoiser) and hasattr(net, "config"):
+        said = {"corruption": pack(den.corruption), "convention": den.convention, "timed": den.timed}
+    elif isinstance(den, NetworkDenoiser) and hasattr(net, "config") and den.time is None:
+        kind = pack(den.prediction) if is_dataclass(den.prediction) else den.prediction.name
+        said = {"schedule": pack(den.schedule), "prediction": kind, "variance": den.variance}
+    else:
+        raise TypeError(
+            f"only a NetworkDenoiser or TokenDenoiser around one of oneprior.nets is saved, no {type(den).__name__}"
+        )
+    return {"network": to_dict(net.config), **said}  # type: ignore[union-attr]
+
+
+def _denoiser(net: nn.Module, config: Mapping[str, Any], facts: Facts) -> NetworkDenoiser | TokenDenoiser:
+    if "corruption" in config:
+        return TokenDenoiser(
+            net, unpack(config["corruption"]), config["convention"], timed=config["timed"], facts=facts
+        )
+    kind = config["prediction"]
+    prediction = kind if isinstance(kind, str) else unpack(kind)
+    return NetworkDenoiser(net, unpack(config["schedule"]), prediction, facts=facts, variance=config["variance"])
+
+
+def write_codec(
+    folder: str | Path,
+    codec: Codec,
+    facts: Mapping[str, Any],
+    samples: Image.Image | None = None,
+    *,
+    force: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write a codec alone to a folder, whole or not at all; arguments and errors as of `write`."""
+    folder = Path(folder)
+    if folder.exists() and not force and (folder.is_file() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty: give another folder, or force=True to replace it")
+    with atomic_folder(folder) as aside:
+        write_json(aside / "config.json", {"format": FORMAT, **_save_codec(aside, codec, dtype), "facts": dict(facts)})
+        if samples is not None:
+            samples.save(aside / "samples.png")
+    return folder
+
+
+def read_codec(name: str | Path) -> tuple[Codec, dict[str, Any]]:
+    """The codec in a folder of `write_codec`, in that of a run that trained one, or in a prior's, and its facts.
+
+    Raises:
+        FileNotFoundError: when there is none, or a file of it is missing.
+        ValueError: when a file is damaged, of another format, or a pickle.
+    """
+    path = Path(name) / "codec"
+    folder = path if settle(path).is_dir() else find(name)
+    config = _config(folder, ())
+    return _load_codec(folder, config), config["facts"]
+
+
+def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    return {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def _save_codec(folder: Path, codec: Codec, dtype: torch.dtype | None) -> dict[str, Any]:
+    if not isinstance(codec, nn.Module):
+        return {"codec": codec.config()}
+    save_tensors(folder / CODEC, _cast(codec.state_dict(), dtype))
+    return {"codec": codec.config(), "codec_sha256": digest(folder / CODEC)}
+
+
+def _load_codec(folder: Path, config: Mapping[str, Any]) -> Codec:
+    return codec_from_dict(
+        config["codec"], _hashed(folder / CODEC, sha) if (sha := config.get("codec_sha256")) else None
+    )
+
+
+def _hashed(path: Path, sha: str) -> dict[str, Tensor]:
+    tensors, _ = load_tensors(path)
+    if digest(path) != sha:
+        raise ValueError(f"{path} is not the file that config.json names (its hash differs): copy the folder anew")
+    return tensors
 
 
 def find(name: str | Path) -> Path:
@@ -160,7 +247,7 @@ def shipped() -> list[str]:
     return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path, files: tuple[str, ...] = ("model.safetensors",)) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -169,7 +256,7 @@ def _config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else None
         raise ValueError(f"{path} has format {found}; this version of oneprior reads format {FORMAT}")
-    for name in ("model.safetensors",):
+    for name in (*files, *([CODEC] if "codec_sha256" in config else [])):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is not a whole prior: {name} is missing")
     return config
@@ -177,23 +264,27 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _card(parts: Parts) -> str:
     facts, data = parts.facts, parts.facts.get("data") or {}
-    shape = "x".join(map(str, facts["shape"]))
-    return f"""---
+    shape, name = "x".join(map(str, facts["shape"])), facts.get("name", data.get("name", "prior"))
+    return (
+        f"""---
 library_name: oneprior
 tags: [diffusion, prior, oneprior]
 ---
-# {data.get("name", "prior")}
+# {name}
 
 A diffusion prior of {data.get("name", "data")} ({shape}), made with oneprior {facts.get("oneprior", "")}.
 
 ```python
 import oneprior
 
-prior = oneprior.load("{data.get("name", "path/to/this/folder")}")
-prior.sample(16).grid()
+prior = oneprior.load("{facts.get("name", data.get("name", "path/to/this/folder"))}")
+{"print(prior.sample(4))" if isinstance(parts.codec, Text) else "prior.sample(16).grid()"}
 ```
 
-- data: {data.get("count", "?")} samples; licence: {data.get("licence", "not stated")}
+- data: {data.get("name", "?")}, {data.get("count", "?")} samples; licence: {data.get("licence", "not stated")}
 - conditions: {", ".join(parts.conditions) or "none"}
 - training: {json.dumps(facts.get("training", {}))}
-"""
+{f"- made by `{facts['recipe']}`; weights stored in {facts['weights']}" if "recipe" in facts else ""}
+""".rstrip()
+        + "\n"
+    )

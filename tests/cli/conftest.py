@@ -73,6 +73,11 @@ def plain_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def colour_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prior_of((3, 8, 8), (), Pixels(256)).save(tmp_path_factory.mktemp("priors") / "colour")
+
+
+@pytest.fixture(scope="session")
 def points_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prior_of((2,), (), Standardise()).save(tmp_path_factory.mktemp("priors") / "points")
 

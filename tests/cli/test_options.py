@@ -1,13 +1,16 @@
 """Settings: defaults < file < flags; a file that does not fit is refused by the name of the key."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from oneprior.anchored import ResShift
 from oneprior.cli import sample, train
-from oneprior.cli.options import flat, from_file, parse, seeds_of
+from oneprior.cli.options import arguments, flat, from_file, parse, seeds_of
+from oneprior.nets.config import UNetConfig
 
 
 @pytest.mark.parametrize(
@@ -79,3 +82,28 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({k: v for k, v in flat(job).items() if k not in ("json", "config", "debug")}))
     assert from_file(train.TrainJob, path) == job
+
+
+def test_arguments_of_a_dataclass() -> None:
+    given = ["kappa=1", "T=30", "min-noise=2e-2"]
+    assert arguments("--a", ResShift, given) == {"kappa": 1.0, "T": 30, "min_noise": 0.02}
+    assert arguments("--a", UNetConfig, ["channels=32,64", "out_channels=none"]) == {
+        "channels": (32, 64),
+        "out_channels": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (["kapa=1"], "ResShift takes t_min, kappa, min_noise, power, last, T"),
+        (["kappa"], "--a kappa: NAME=VALUE was expected"),
+        (["kappa=1", "kappa=2"], "comes twice"),
+        (["kappa=big"], "'big' does not fit; float was expected"),
+        (["T=1.5"], "int was expected"),
+        (["color=white"], "NAME=VALUE was expected"),
+    ],
+)
+def test_arguments_refused(text: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        arguments("--a", ResShift, text, taken=("color",))

@@ -1,6 +1,7 @@
 """Folders and large pictures through `oneprior restore`: windows, memory, refusals, what an interruption leaves."""
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_what_was_finished_stays(
     code, said = stopped(kind, pictures, monkeypatch)
     done = cli("restore", plain_prior, pictures, *HALF, *FAST, "--batch", 1, "--out", "r")
     assert done.code == code and said in done.err and "Traceback" not in done.err
-    assert sorted(p.name for p in Path("r").iterdir()) == ["0.png", "2.png", "sheet.png"]
+    assert sorted(p.name for p in Path("r").iterdir()) == ["0.png", "2.png", "result.json", "sheet.png"]
     assert read_picture(Path("r/2.png")).shape == (1, 8, 8)
 
 
@@ -147,3 +148,61 @@ def test_the_baseline_says_what_it_is(cli: Cli, plain_prior: Path, pictures: Pat
     for operator, said in (("pool:2", "linear, pixel by pixel"), ("clip:2", "inverted as if clean")):
         done = cli("restore", plain_prior, pictures, "--operator", operator, "--simulate", *FAST, "--out", operator[:4])
         assert done.code == 0 and f"baseline: {said}" in done.out
+
+
+def test_the_same_call_goes_on_where_it_was_interrupted(
+    cli: Cli, plain_prior: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = ("restore", plain_prior, pictures, *HALF, "--simulate", "--steps", 2, "--draws", 2, "--batch", 1)
+    assert cli(*call, "--out", "whole").code == 0
+    with monkeypatch.context() as m:
+        stopped("Ctrl-C", pictures, m)
+        assert cli(*call).code == 130
+    left = json.loads(Path("runs/restore/result.json").read_text())
+    names = [Path(f).name for f in left["unfinished"]]
+    assert names == ["0.png", "2.png", "4.png", "1.png", "3.png", "5.png"]
+    assert [Path(row["restored"]).stem for row in left["pictures"]] == ["0", "2"]  # and nothing that is not there
+    other = cli(*call, "--seed", 1, "--out", "runs/restore")
+    assert other.code == 2 and "would be written over" in other.err
+    os.utime(pictures / "a" / "2.png", (2**31, 2**31))  # it was changed since
+    seen: list[int] = []
+    true = Prior.restore
+    monkeypatch.setattr(Prior, "restore", lambda self, y, **how: seen.extend(how["seeds"]) or true(self, y, **how))
+    done = cli(*call, "--json")
+    assert done.code == 0 and "1 of 6 are there from a call that was interrupted" in done.err
+    assert seen == list(range(2, 12)) and done.json["out"] == str(Path("runs/restore"))
+    whole = json.loads(Path("whole/result.json").read_text())
+    assert [r["file"] for r in done.json["pictures"]] == [r["file"] for r in whole["pictures"]]
+    assert done.json["mean"] == pytest.approx(whole["mean"]) and "unfinished" not in done.json
+    for file in sorted(Path("whole").glob("*.png")):
+        assert (file.name == "sheet.png") or file.read_bytes() == (Path("runs/restore") / file.name).read_bytes(), file
+    assert cli(*call, "--json").json["out"] == str(Path("runs/restore-2"))  # a finished one is left alone
+
+
+def test_pictures_of_every_kind(cli: Cli, plain_prior: Path, colour_prior: Path) -> None:
+    Path("in").mkdir()
+    a = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    Image.fromarray(a).save("in/rgba.png")
+    Image.fromarray(a[..., :3]).save("in/rgb.png")
+    Image.fromarray(a[..., 0]).save("in/grey.png")
+    Image.fromarray(a[..., 0].astype(np.uint16) * 257).save("in/deep.png")
+    Image.fromarray(a[..., 0] > 99).save("in/bits.png")
+    Path("in/broken.png").write_bytes(b"no picture")
+    for prior, channels in ((plain_prior, 1), (colour_prior, 3)):
+        for flags in ((*HALF, "--simulate"), ("--operator", "inpaint:box,4,4", "--noise", 0.02)):
+            out = f"{channels}{len(flags)}"
+            done = cli("restore", prior, "in", *flags, *FAST, "--skip-bad", "--out", out, "--json")
+            assert done.code == 0 and len(done.json["pictures"]) == 5 and "broken.png" in done.err, done.err
+            assert all(read_picture(Path(r["restored"])).shape == (channels, 8, 8) for r in done.json["pictures"])
+            assert cli("restore", prior, "in", *flags, *FAST, "--out", f"{out}x").code == 2
+
+
+def test_other_names_of_operators() -> None:
+    shape = (1, 8, 8)
+    for name, plain in (("inpaint:box,2,2", "mask:box,2,2"), ("sr:2", "bicubic:2"), ("blur:gaussian,1", "blur:1")):
+        x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(damage.operator_of(name, None, shape)(x), damage.operator_of(plain, None, shape)(x))
+    seen = damage.operator_of(f"inpaint:{save('m.png', 8, 8)}", None, shape)
+    assert torch.equal(
+        seen(torch.ones(1, *shape)), damage.operator_of(None, Path("m.png"), shape)(torch.ones(1, *shape))
+    )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from oneprior.prior import load
+from oneprior.library import load
 from oneprior.training.files import digest
 
 Cli = Callable[..., Any]
@@ -43,6 +43,20 @@ def test_config_repeats_the_run(cli: Cli) -> None:
     assert cli("train", "--config", "runs/one/config.yaml", "--name", "three", "--seed", 6).code == 0
     assert digest(one) != digest(Path("runs/three/prior/model.safetensors"))
     assert "prediction: velocity" in Path("runs/one/config.yaml").read_text()  # "auto" resolved
+
+
+def test_fields_of_the_network_and_the_schedule(cli: Cli) -> None:
+    own = ("--net-args", "width=12", "depth=1", "--schedule-args", "scale=0.5", "--mirror")
+    assert cli("train", "digits", "--name", "own", *TINY, *own, "--samples", 64).code == 0
+    den = load("runs/own").den
+    assert den.net.config.width == 12 and den.schedule.scale == 0.5  # type: ignore[union-attr]
+    assert cli("train", "--name", "own", "--resume", "--samples", 96).code == 0
+    for flags, said in (
+        (["--net-args", "with=12"], "MLPConfig takes width, depth"),
+        (["--schedule-args", "scale"], "--schedule-args scale: NAME=VALUE was expected; Cosine takes t_min, scale"),
+    ):
+        done = cli("train", "digits", "--name", "no", *TINY, *flags)
+        assert done.code == 2 and said in done.err and not Path("runs/no").exists()
 
 
 def test_resume_is_exact_and_needs_no_settings(cli: Cli) -> None:

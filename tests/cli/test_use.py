@@ -13,8 +13,8 @@ from PIL import Image
 from oneprior.cli import damage
 from oneprior.cli.inputs import conditions
 from oneprior.cli.work import read_picture
+from oneprior.library import load
 from oneprior.operators import Blur, Mask, Pool
-from oneprior.prior import load
 
 Cli = Callable[..., Any]
 

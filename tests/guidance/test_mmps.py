@@ -164,7 +164,7 @@ def test_jacobians_of_no_posterior_bring_no_nan(name: str, monkeypatch: pytest.M
     assert x.abs().max() < 10
 
     solved = []  # the control: what the textbook's solver, without guards, hands back for the same systems
-    monkeypatch.setattr(module, "cg", lambda *a: solved.append(unguarded(*a)) or torch.zeros_like(solved[-1]))
+    monkeypatch.setattr(module, "gmres", lambda *a: solved.append(unguarded(*a[:4])) or torch.zeros_like(solved[-1]))
     sample(MMPS(den, seen, iterations=20), (32, D), steps=12, seeds=range(32))
     assert not all(bool((u.abs() < 1e6).all()) for u in solved)
 

@@ -1,13 +1,14 @@
 """Every operator against the definitions: adjoint, least-norm inverse, proximal step; or by hand where easy."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
 from oneprior.codecs import Pixels, Standardise
-from oneprior.operators import Blur, Mask, Measurement, Operator, Pool, Scale, cg, check_noise
+from oneprior.operators import Blur, Mask, Measurement, Operator, Pool, Scale, cg, check_noise, gmres
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -223,3 +224,34 @@ def test_conjugate_gradients_sample_by_sample() -> None:
     b = torch.tensor([[1.0, 1.0, 0.3]]).double()
     got = cg(lambda u: u @ bent, b, 50)
     assert got.isfinite().all() and (got @ bent - b).norm() < b.norm(), "negative curvature ends it, the best is kept"
+
+
+def test_least_residuals_sample_by_sample() -> None:
+    L = rand(6, 9, 9)
+    M, b = L @ L.mT + 0.1 * torch.eye(9).double(), rand(6, 9, seed=1)
+    M[1] = torch.eye(9)  # done after one step
+    M[2] = -M[2]  # no positive curvature anywhere: nothing to be had
+    M[3, 0] = torch.nan
+    b[4] = 0
+    K = rand(9, 9, seed=2)
+    M[5] += K - K.mT  # not symmetric, and positive: u^T M u is as it was
+
+    def apply(u: Tensor) -> Tensor:
+        return torch.einsum("bij,bj->bi", M[: len(u)], u)
+
+    u = gmres(apply, b, 9, 1e-12)
+    for i in (0, 5):
+        assert torch.allclose(u[i], torch.linalg.solve(M[i], b[i]), atol=1e-8)
+    assert torch.allclose(u[1], b[1])
+    assert torch.equal(u[2:5], torch.zeros(3, 9).double())
+    assert torch.allclose(u[:2], gmres(apply, b[:2], 9, 1e-12), atol=1e-12), "a sample does not see the others"
+
+    left = [(apply(gmres(apply, b, k, 0.0)) - b)[[0, 5]].norm(dim=1) for k in (1, 2, 4, 8)]
+    assert all((more < less).all() for less, more in pairwise(left)), "the residual never rises"
+
+    sure, doubtful = (gmres(apply, b, 9, 1e-12, doubt) for doubt in (0.0, 0.5))
+    assert torch.allclose(sure[:2], doubtful[:2], atol=1e-8), "nothing antisymmetric: no doubt"
+    E = M[5] - M[5].mT  # in all of the space T is M in another basis
+    d2 = 0.5 * E.square().sum() / 9
+    damped = torch.linalg.solve(M[5].mT @ M[5] + d2 * torch.eye(9).double(), M[5].mT @ b[5])
+    assert torch.allclose(doubtful[5], damped, atol=1e-8) and doubtful[5].norm() < sure[5].norm()

@@ -1,6 +1,7 @@
 """The rule of `auto`: what it chooses, and that the choice is a good one."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from oneprior.exact import Mixture
 from oneprior.guidance import CFG
 from oneprior.paths import Hold
 from oneprior.sampling import DDIM, Multistep, Sampler, grids, sample, sampler
-from oneprior.sampling.auto import ANGLE, auto
-from oneprior.sampling.solvers import Adams, bh2
+from oneprior.sampling.auto import ANGLE, FEW, auto
+from oneprior.sampling.solvers import Adams, Conditional, bh2
 from oneprior.schedules import EDM, VP, Cosine, RectifiedFlow
 
 
@@ -23,9 +24,13 @@ def law(seed: int = 7) -> Mixture:
 
 def test_the_rule() -> None:
     den = law().denoiser(VP(), time_axes=0)
-    for n, order in ((1, 1), (4, 1), (5, 2), (9, 2), (10, 3), (14, 3), (15, 4), (20, 4), (1000, 4)):
+    for n, order in ((1, 1), (4, 1), (5, 2), (11, 3), (14, 3), (15, 4), (20, 4), (1000, 4)):
         assert auto(den, n) == (Adams(order, ANGLE, corrector=True), grids.FLOW)
         assert sampler("auto", den, n) == Sampler(*auto(den, n))
+    assert list(FEW) == [6, 7, 8, 9, 10]
+    for n, table in FEW.items():
+        assert auto(den, n) == (Conditional(), table) and len(table.sbar) == n + 1
+        assert all(a > b for a, b in pairwise(table.sbar))
     assert auto(CFG(den, 3.0), 20) == (Adams(2, corrector=True, rule=bh2), grids.STEEP)
     assert auto(den, 20, alone=False) == (Multistep(), grids.STEEP)
     with pytest.raises(ValueError, match="steps = 0"):
@@ -43,7 +48,15 @@ def test_a_searched_grid_is_taken_for_its_number_of_steps() -> None:
     assert torch.equal(x, sample(den, (2, 8), steps=4, sampler=by_hand, seeds=[1, 2]))
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 12, 60])
+def test_a_table_beyond_the_levels_of_the_network_is_not_taken() -> None:
+    den = law().denoiser(Cosine(), time_axes=0)
+    den.facts = replace(den.facts, t_range=(0.0, 0.7))  # sbar = 1.96 there, the second call of 8 is at 3.55
+    assert auto(den, 8) == (Adams(2, ANGLE, corrector=True), grids.FLOW)
+    assert bool(torch.isfinite(sample(den, (2, 8), steps=8, seeds=[1, 2])).all())
+    assert auto(law().denoiser(Cosine(t_min=0.1), time_axes=0), 8)[1] == grids.FLOW
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 10, 12, 60])
 def test_every_budget_and_schedule_gives_a_finite_sample(n: int) -> None:
     for schedule in (VP(), EDM(), Cosine(), RectifiedFlow()):
         x = sample(law().denoiser(schedule, time_axes=0), (4, 8), steps=n, seeds=range(4))
@@ -59,7 +72,7 @@ def test_schedules_agree_where_they_begin_at_noise_alone() -> None:
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("n", "factor"), [(6, 2.0), (10, 4.0), (20, 10.0)])
+@pytest.mark.parametrize(("n", "factor"), [(6, 4.0), (10, 6.0), (20, 10.0)])
 def test_auto_is_nearer_the_end_than_2m_and_ddim(n: int, factor: float) -> None:
     den = law().denoiser(Cosine(), time_axes=0)
     start = torch.randn(128, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

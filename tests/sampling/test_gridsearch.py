@@ -7,7 +7,7 @@ import torch
 
 from oneprior.exact import Mixture
 from oneprior.sampling import DDIM, SAMPLERS, Heun, Multistep, Sampler, Solver, grids, sample
-from oneprior.sampling.auto import solver as auto_solver
+from oneprior.sampling.auto import plain
 from oneprior.sampling.grids import Grid
 from oneprior.sampling.gridsearch import gits, search
 from oneprior.schedules import EDM, Cosine
@@ -41,14 +41,14 @@ def test_a_grid_is_searched_with_its_solver() -> None:
 
 def test_search_does_not_lose_to_the_rule_on_its_own_samples() -> None:
     den, seeds = LAW.denoiser(Cosine(), time_axes=0), range(64)
-    found, solver = search(den, 6, (2,), warm=64), auto_solver(6)
+    found, (solver, grid) = search(den, 6, (2,), warm=64), plain(den, 6)
     assert len(found.sbar) == 7 and all(a > b for a, b in zip(found.sbar, found.sbar[1:], strict=False))
 
     def end(steps: int, name: str | Sampler) -> torch.Tensor:
         return sample(den, (64, 2), steps=steps, sampler=name, seeds=seeds).double()
 
     truth = end(200, "auto")
-    ours, rule = (float((end(6, s) - truth).norm()) for s in (Sampler(solver, found), Sampler(solver, grids.FLOW)))
+    ours, rule = (float((end(6, s) - truth).norm()) for s in (Sampler(solver, found), Sampler(solver, grid)))
     assert ours < 1.001 * rule
     den.facts = replace(den.facts, grids={6: found.sbar})
     assert torch.equal(end(6, "auto"), end(6, Sampler(solver, found)))

@@ -13,7 +13,7 @@ from oneprior import paths
 from oneprior.noise import Replay, Seeded
 from oneprior.paths import Path
 from oneprior.sampling import DDIM, SAMPLERS, Adams, Heun, Langevin, Multistep, Solver, Stage, sample, walk
-from oneprior.sampling.solvers import Angle, Data, Eps, Sbar
+from oneprior.sampling.solvers import Angle, Conditional, Data, Eps, Sbar
 from oneprior.schedules import EDM, VP, Cosine, RectifiedFlow, Schedule
 from oneprior.times import align
 
@@ -22,6 +22,7 @@ SOLVERS: dict[str, Solver] = {
     **{f"{form}, corrected": Adams(3, form, corrector=True) for form in (Data(), Eps(), Sbar(), Angle())},
     "tapered": Adams(4, Sbar(), corrector=True, taper=True),
     "sa, kappa 1": Adams(2, kappa=1.0, corrector=True),
+    "conditional": Conditional(),
 }
 # three tracks: one that rests in the middle and arrives early, one that begins late and rests, one that is held
 MATRIX = torch.tensor(

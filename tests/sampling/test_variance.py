@@ -12,9 +12,10 @@ from oneprior.conditions import Conditions
 from oneprior.data.source import ArraySource, DataFacts
 from oneprior.denoiser import NetworkDenoiser
 from oneprior.exact import Gaussian, Mixture
+from oneprior.library import load
 from oneprior.nets import MLPConfig, build
 from oneprior.objective import Objective
-from oneprior.prior import Prior, load
+from oneprior.prior import Prior
 from oneprior.sampling import DDIM, sample
 from oneprior.sampling.variance import with_variance
 from oneprior.schedules import VE, Cosine, RectifiedFlow, Schedule

@@ -17,9 +17,10 @@ from oneprior.codecs import Pixels
 from oneprior.conditions import Anchor, Conditions, Field, Label
 from oneprior.denoiser import Facts, NetworkDenoiser
 from oneprior.exact import Gaussian
+from oneprior.library import load
 from oneprior.nets import UNetConfig, build
 from oneprior.operators import Mask, Measurement
-from oneprior.prior import Prior, load
+from oneprior.prior import Prior
 from oneprior.sampling import DDIM
 from oneprior.schedules import Cosine, Own, Schedule
 from oneprior.uses.restore.paired import paired

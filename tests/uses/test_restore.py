@@ -12,11 +12,13 @@ from torch import Tensor
 
 from oneprior.denoiser import Denoiser, Wrapper
 from oneprior.exact import Gaussian, Mixture, empirical
+from oneprior.guidance import Tiled
 from oneprior.operators import Mask, Measurement, Operator
 from oneprior.posterior import Posterior
 from oneprior.schedules import VP, LinearBetas, RectifiedFlow
 from oneprior.uses.restore import Log, MMPSSettings, Power, RedDiffSettings, Truncated, Weighting, restore
 from oneprior.uses.restore.red_diff import MODES, direction, red_diff
+from oneprior.uses.restore.settings import WINDOWS
 
 D = 16
 PLACE = torch.arange(D, dtype=torch.float64)[:, None]
@@ -203,6 +205,18 @@ def test_conditions_and_operators_pass_through() -> None:
     seen = Measurement(Clip()(x), Clip(), 0.05)
     out = restore(LAW.at(VP(), 0.0).denoiser(VP()), seen, method=RedDiffSettings(mode="map"), seeds=range(4))
     assert (Clip()(out.x) - seen.y).square().mean().sqrt() < 0.1
+
+
+def test_auto_takes_fewer_calls_by_windows() -> None:
+    den = Gaussian(torch.zeros(1, 2, 2), 0.5).denoiser(RectifiedFlow())
+    A = Mask.random((1, 2, 3), 0.5)
+    seen = Measurement(A(torch.ones(1, 1, 2, 3)), A, 0.1)
+    auto = restore(Tiled(den, (2, 2)), seen, seeds=[0])
+    same = restore(Tiled(den, (2, 2)), seen, method=WINDOWS, seeds=[0])
+    assert auto.nfe == WINDOWS.steps < MMPSSettings().steps and torch.equal(auto.x, same.x)
+    assert restore(Tiled(den, (2, 2)), seen, seeds=[0], steps=3).nfe == 3
+    whole = Measurement(seen.y[..., :2], Mask(A.mask[..., :2]), 0.1)
+    assert restore(den, whole, seeds=[0]).nfe == MMPSSettings().steps
 
 
 def test_refusals() -> None:

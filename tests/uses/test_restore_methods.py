@@ -49,7 +49,8 @@ def moments(x: Tensor) -> tuple[float, float, float]:
 # the posterior itself: .045, 1 +- .05, .08; draws of the prior: 3.7, 8.0, 3.2. The bars of methods that are not exact
 # are what was measured, with room for 500 draws: they say how far from calibrated each is.
 CALIBRATION: list[tuple[str, Any, float, tuple[float, float], float]] = [
-    ("mmps", MMPSSettings(steps=10), 0.1, (0.88, 1.12), 0.12),
+    ("mmps", "mmps", 0.1, (0.88, 1.12), 0.12),
+    ("mmps by draws", MMPSSettings(steps=10, rank=4), 0.1, (0.88, 1.12), 0.12),
     ("mmps by the ODE", MMPSSettings(sampler="2m", rank=0), 0.1, (0.88, 1.12), 0.12),
     ("pigdm", "pigdm", 0.2, (0.95, 1.3), 0.3),
     ("tmpd", "tmpd", 0.2, (0.8, 1.3), 0.3),
@@ -267,7 +268,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="svd"):
         restore(wide, Measurement(rand(1, 1, 2, 2), Pool(2) @ Mask(torch.ones(1, 1, 4, 4)), 0.1), method="ddrm")
     with pytest.raises(ValueError, match="rank=0"):
-        restore(den, Measurement(Y, MASK, 0.1), method=MMPSSettings(sampler="2m"))
+        restore(den, Measurement(Y, MASK, 0.1), method=MMPSSettings(sampler="2m", rank=4))
     with pytest.raises(ValueError, match="noise > 0"):
         restore(den, Measurement(Y, MASK), method="twisted")
     with pytest.raises(ValueError, match="no method"):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from dataclasses import fields as fields_of
 from math import prod
 from typing import Any
 
 from oneprior import __version__, anchored, schedules
 from oneprior.cli.inputs import open_skipping
+from oneprior.cli.options import arguments
 from oneprior.cli.screen import Screen
 from oneprior.cli.train import TrainJob
 from oneprior.codecs import Codec, Pixels, Standardise
 from oneprior.conditions import Anchor, Condition, Conditions, Field, Label
-from oneprior.data import Degraded, Pairs, Recipe, Source, image_pairs, in_memory
+from oneprior.data import Degraded, Mirrored, Pairs, Recipe, Source, image_pairs, in_memory
 from oneprior.denoiser import Facts, NetworkDenoiser
 from oneprior.nets import build
-from oneprior.nets.config import CONFIGS
+from oneprior.nets.config import CONFIGS, NetConfig
 from oneprior.objective import EDMWeight, MinSNR, Objective, Plain, SigmoidWeight, TruncatedSNR
 from oneprior.posterior import EDMPrediction
 from oneprior.times import LogitNormal, LogNormal, Uniform
@@ -118,11 +120,9 @@ def read(job: TrainJob, screen: Screen) -> Source:
         source: Source = image_pairs(job.data, job.pairs, split=job.split, skip_bad=job.skip_bad, **how)
         screen.note(f"{source.facts.name}: {len(source):,} pairs, {' x '.join(map(str, source.facts.shape))}")
         small = 2 * prod(source.facts.shape) * len(source) <= MEMORY
-        return (
-            Pairs(in_memory(source.clean), in_memory(source.degraded))
-            if small and isinstance(source, Pairs)
-            else source
-        )
+        if small and isinstance(source, Pairs):
+            source = Pairs(in_memory(source.clean), in_memory(source.degraded))
+        return Mirrored(source) if job.mirror else source
     if job.unconditional and _is_folder(job.data):
         how["labels"] = False
     source = open_skipping(job.data, screen, job.skip_bad, split=job.split, **how)
@@ -136,6 +136,7 @@ def read(job: TrainJob, screen: Screen) -> Source:
         )
     size = prod(facts.shape) * len(source) * (1 if facts.levels and facts.levels <= 256 else 4)
     source = in_memory(source) if size <= MEMORY else source
+    source = Mirrored(source) if job.mirror else source
     return source if recipe is None else Degraded(source, recipe, job.train.seed, COPIES)
 
 
@@ -147,9 +148,11 @@ def denoiser(job: TrainJob, shape: tuple[int, ...], conditions: Conditions) -> N
     kind: Any = CONFIGS[job.net]
     if len(shape) not in kind.ranks:
         raise ValueError(f"--net {job.net} takes no samples of shape {shape}; leave --net out, or say mlp")
+    fields |= arguments("--net-args", kind, job.net_args, [f.name for f in fields_of(NetConfig)])
     config = kind.sized(shape, job.net_size, **fields)
     net = build(config, job.train.seed)
-    schedule = SCHEDULES[job.schedule]()
+    form = SCHEDULES[job.schedule]
+    schedule = form(**arguments("--schedule-args", form, job.schedule_args, ("color",)))
     a, _, s = schedule.at(
         1.0
     )  # eps says nothing of x_0 where alpha = 0, and at the end of a bridge no view but x0 does

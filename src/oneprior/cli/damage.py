@@ -38,6 +38,7 @@ KNOWN = (
     "blur:motion,5  blur:motion,9,45  blur:shake,9  blur:gamma,1.0  grey  mosaic  jpeg:10  clip:2  lowlight:2,0.5  "
     "haze:0.5,0.8"
 )
+ALSO = {"inpaint": "mask", "sr": "bicubic"}  # what a kind is called as well
 TONES = {"clip": Clip, "lowlight": LowLight, "haze": Haze}
 
 
@@ -74,6 +75,7 @@ def operator_of(spec: str | None, mask: Path | None, shape: tuple[int, ...], see
     if mask is not None:
         return _mask(mask, shape)
     kind, _, rest = str(spec).partition(":")
+    kind = ALSO.get(kind, kind)
     words = [w.strip() for w in rest.split(",") if w.strip()]
     numbers = [float(w) for w in words if w.replace(".", "", 1).isdecimal()]
     names = [w for w in words if not w.replace(".", "", 1).isdecimal()]
@@ -85,13 +87,15 @@ def operator_of(spec: str | None, mask: Path | None, shape: tuple[int, ...], see
                 return Mask.half(shape)
             case "mask", "half", str(side), []:
                 return Mask.half(shape, side)
+            case "mask", str(file), [] if Path(file).suffix:
+                return _mask(Path(file), shape)
             case "mask", "box", [h, w]:
                 return Mask.box(shape, (int(h), int(w)))
             case "mask", "strokes", ([] | [_] | [_, _]) as v:
                 return Mask.strokes(shape, *(int(n) for n in v[:1]), *v[1:], seed=seed)
             case ("pool" | "bicubic") as name, [r] if r >= 1:
                 return Pool(int(r)) if name == "pool" else Bicubic(int(r))
-            case "blur", [std] if std > 0:
+            case ("blur", [std]) | ("blur", "gaussian", [std]) if std > 0:
                 return Blur.gaussian(std)
             case "blur", ("box" | "motion") as name, [n] if n >= 1:
                 return Blur.box(int(n)) if name == "box" else Blur.motion(int(n))
@@ -131,7 +135,7 @@ def scene(
 ) -> tuple[Operator, tuple[int, ...]]:
     """The operator, and the shape of what is to be restored: that of the samples of a prior, or a larger one where the
     pictures are larger. whole: they were not measured yet, and are brought to `shape` unless all have one size."""
-    if whole or mask or str(spec).startswith("mask"):
+    if whole or mask or str(spec).startswith(("mask", "inpaint")):
         at = shape[:1] + size_of(files, shape[1:], most, one=whole)
         return operator_of(spec, mask, at, seed), at
     operator = operator_of(spec, mask, shape, seed)

@@ -1,6 +1,8 @@
 """Turn pictures of one class into another, keeping what can be kept: the noise that explains a picture is decoded anew.
+Of texts a span, or a share of the tokens, is drawn anew.
 
 oneprior edit digits seven.png --source 7 --target 9
+oneprior edit kjv verse.txt --span 20,60
 oneprior edit runs/photos cats/ --source cat --target dog --strength 0.6
 """
 
@@ -24,8 +26,10 @@ class EditSettings(Writing, OnPictures):
     """cycle, ddib or sdedit"""
     guidance: float = 1.0
     """scale of guidance towards the target; 1 is none"""
-    steps: int = 50
-    """steps of the sampler"""
+    steps: int | None = None
+    """steps of the sampler (50; of text: as many as it takes)"""
+    span: str | None = None
+    """of a text: FIRST,LAST, the tokens to be drawn anew given all others"""
 
 
 SETTINGS = EditSettings
@@ -35,13 +39,22 @@ def run(s: EditSettings, command: list[str]) -> int:
     from oneprior.cli import inputs
     from oneprior.cli.work import Work, sheet
 
-    if s.target is None:
-        raise ValueError("which class shall they become? give --target")
+    if inputs.of_text(s.prior):
+        from oneprior.cli import texts
+
+        return texts.edit(s)
+    if s.target is None or s.span is not None:
+        raise ValueError("which class shall they become? give --target (--span is for text)")
     if not 0 < s.strength <= 1:
         raise ValueError(f"--strength {s.strength:g}: a time above 0 (nothing changes) and up to 1 (all) was expected")
     work = Work(s)
     how: dict[str, Any] = {"source": inputs.target(work.prior, s.source), "target": inputs.target(work.prior, s.target)}
-    how |= {"method": s.method, "strength": s.strength, "guidance": s.guidance, "steps": s.steps}
+    how |= {
+        "method": s.method,
+        "strength": s.strength,
+        "guidance": s.guidance,
+        "steps": 50 if s.steps is None else s.steps,
+    }
     work.read("edit")
     shown = None
     for part, x in work.each("editing"):

@@ -94,8 +94,9 @@ def _prior(name: str, device: str) -> dict[str, Any]:
     from oneprior.cli.inputs import open_prior
     from oneprior.conditions import Label
 
-    prior = open_prior(name, device)
-    net = prior.den.net.config  # type: ignore[union-attr]
+    prior: Any = open_prior(name, device, tokens=True)
+    net = prior.den.net.config
+    undone = "corruption" if hasattr(prior.den, "corruption") else "schedule"
     conditions = {k: list(c.names) if isinstance(c, Label) else repr(c) for k, c in prior.conditions.items()}
     return {
         "prior": name,
@@ -103,7 +104,7 @@ def _prior(name: str, device: str) -> dict[str, Any]:
         "shape": list(prior.shape),
         "parameters": sum(p.numel() for p in prior.den.parameters()),
         "network": net.type,
-        "schedule": repr(prior.den.schedule),
+        undone: repr(getattr(prior.den, undone)),
         "prediction": prior.den.facts.prediction,
         "codec": prior.codec.config(),
         "conditions": conditions,

@@ -11,18 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from oneprior import storage
 from oneprior.cli.screen import Screen
+from oneprior.codecs import Bytes, Characters, Pieces, Text
 from oneprior.conditions import Label
 from oneprior.data import DataFacts, Source, UnreadableImages, open_source
 from oneprior.data.folder import SUFFIXES, ImageFolder, _images, _look
 from oneprior.data.resolve import NAMES
-from oneprior.prior import Prior, load
+from oneprior.library import load
+from oneprior.prior import Prior
+from oneprior.token_prior import TokenPrior
 from oneprior.training.engine import pick_device
 
 
-def open_prior(name: str, device: str) -> Prior:
-    """A prior on a device. Raises what `oneprior.load` and `usable` raise."""
-    return load(name).to(usable(device))
+def open_prior(name: str, device: str, tokens: bool = False) -> Prior:
+    """A prior on a device; one of tokens for those who take it. Raises what `oneprior.load` and `usable` raise."""
+    prior = load(name)
+    if isinstance(prior, TokenPrior) and not tokens:
+        kind = "text" if isinstance(prior.codec, Text) else "codes of pictures"
+        able = "sample, likelihood, edit and info" if isinstance(prior.codec, Text) else "sample and info"
+        raise ValueError(f"{name} is a prior of {kind}, which this command does not take; oneprior {able} do")
+    return prior.to(usable(device))
+
+
+def of_text(name: str) -> bool:
+    """Whether a prior is one of text, without loading it."""
+    config = storage._config(storage.find(name), ())
+    return config.get("codec", {}).get("type") in (Characters.type, Bytes.type, Pieces.type)
 
 
 def usable(device: str) -> torch.device:

@@ -1,6 +1,8 @@
-"""log p(x) of each picture in nats, a density where white is 1, and bits per dimension of the stored levels.
+"""log p(x) of each picture in nats, a density where white is 1, and bits per dimension of the stored levels; of a text,
+the bound on it, and bits a character.
 
 oneprior likelihood digits digits --split test --n 64
+oneprior likelihood kjv kjv --split test --n 64
 oneprior likelihood runs/photos suspicious.png --probes 4
 """
 
@@ -20,6 +22,8 @@ class LikelihoodSettings(OnPictures):
     """steps of the ODE; double them to see how much is left of its error"""
     probes: int | None = None
     """random probes of the divergence; none: exact, one backward pass a dimension"""
+    draws: int = 8
+    """of a text: levels of corruption, stratified"""
     label: str | None = None
     """class: the likelihood under it"""
     cond: UseAppendAction[tuple[str, ...]] = ()
@@ -33,8 +37,12 @@ def run(s: LikelihoodSettings, command: list[str]) -> int:
     from oneprior.cli import inputs
     from oneprior.cli.work import Work
 
-    if s.steps < 1:
-        raise ValueError(f"--steps {s.steps}: at least one was expected")
+    if s.steps < 1 or s.draws < 1 or (s.n is not None and s.n < 1):
+        raise ValueError(f"--steps {s.steps} --draws {s.draws} --n {s.n}: at least one was expected")
+    if inputs.of_text(s.prior):
+        from oneprior.cli import texts
+
+        return texts.likelihood(s)
     work = Work(s)
     work.read("likelihood")
     total = len(work.given)

@@ -6,7 +6,7 @@ Every flag is a key of the file under the same name (`net_size` or `net-size`); 
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,7 +28,7 @@ def parse(module: Any, name: str, argv: Sequence[str]) -> Any:
     import tyro
     from tyro.conf import PositionalMetavarFromFieldName
 
-    cls, args = module.SETTINGS, _nones(argv)
+    cls, args = module.SETTINGS, _placed(module.SETTINGS, _nones(argv))
     about = (module.__doc__ or "").strip().replace("\noneprior ", "\n\noneprior ")  # or it is joined to a paragraph
 
     def read(default: Any) -> Any:
@@ -114,6 +114,35 @@ def seeds_of(text: str | None, n: int | None, first: int = 0) -> list[int]:
     return out
 
 
+def arguments(flag: str, cls: type, texts: Sequence[str], taken: Iterable[str] = ()) -> dict[str, Any]:
+    """Fields of a dataclass from texts such as "kappa=2" or "channels=32,64"; a value of none is None.
+
+    taken: fields that other flags decide.
+
+    Raises:
+        ValueError: a text without =, a name that is no field (the fields are named), given twice, or decided
+            elsewhere, or a value of the wrong kind.
+    """
+    hints = {f.name: h for f in fields(cls) if f.init and (h := get_type_hints(cls)[f.name]) and f.name not in taken}
+    out: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.replace("-", "_")
+        if not equals or name not in hints or name in out:
+            why = "comes twice" if name in out else f"{cls.__name__} takes {', '.join(hints) or 'none'}"
+            raise ValueError(f"{flag} {text}: NAME=VALUE was expected; {why}")
+        many = get_origin(hints[name]) is tuple
+        try:
+            out[name] = _fit(name, hints[name], _numbers(value) if many else None if value == "none" else value)
+        except ValueError as e:
+            raise ValueError(f"{flag} {text}: {e}") from e
+    return out
+
+
+def _numbers(text: str) -> list[str]:
+    return [part for part in text.strip("()").split(",") if part.strip()]
+
+
 def _filled(cls: type, given: Mapping[str, Any]) -> Any:
     import tyro
 
@@ -166,6 +195,20 @@ def _fit(name: str, hint: Any, value: Any) -> Any:
 def _nones(argv: Sequence[str]) -> list[str]:
     """`--samples none` is what people type for None."""
     return ["None" if a == "none" and i and argv[i - 1].startswith("--") else a for i, a in enumerate(argv)]
+
+
+def _placed(cls: type, argv: list[str]) -> list[str]:
+    """`--prior NAME` says the same as NAME in its place, the first."""
+    from tyro.conf import Positional
+
+    hints = get_type_hints(cls, include_extras=True)
+    marks = get_args(Positional[str])[1:]
+    flag = next((f"--{f.name}" for f in fields(cls) if set(marks) & set(get_args(hints[f.name])[1:])), None)
+    value = None if flag is None or "--help" in argv else _value(argv, flag)
+    if flag is None or value is None:
+        return argv
+    at = next(i for i, a in enumerate(argv) if a == flag or a.startswith(flag + "="))
+    return [value, *argv[:at], *argv[at + (2 if argv[at] == flag else 1) :]]
 
 
 def _value(argv: Sequence[str], flag: str) -> str | None:

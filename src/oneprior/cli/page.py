@@ -21,6 +21,7 @@ from oneprior.training.run import RunFolder
 from oneprior.training.trainer import Trainer
 
 SAMPLES = 40
+KEPT = "prior"  # what a training leaves in its folder
 
 
 def averaged(trainer: Trainer) -> Any:
@@ -32,6 +33,14 @@ def prior_of(trainer: Trainer, made: Parts) -> Prior:
     training |= {k: getattr(made.job, k) for k in ("net_size", "schedule", "prediction", "weight", "law")}
     training |= {"lr": trainer.settings.lr, "seed": trainer.settings.seed}
     return Prior(made.den, made.codec, made.conditions, {**made.facts, "training": training})
+
+
+def keep(trainer: Trainer, made: Parts, run: RunFolder, whole: bool) -> None:
+    """A preview; and, if `whole`, the prior."""
+    prior = prior_of(trainer, made)
+    preview(prior, run, trainer.n, made.source)
+    if whole:
+        prior.save(run.prior, force=True)
 
 
 def preview(prior: Prior, run: RunFolder, n: int, source: Source) -> None:

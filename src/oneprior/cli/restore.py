@@ -5,9 +5,11 @@ oneprior restore digits digits --n 16 --operator mask:half --noise 0.05 --simula
 
 oneprior restore runs/rain rainy/                   a prior trained on pairs needs no operator
 
-Operators: mask:random,SHARE; mask:half,SIDE; mask:box,H,W; mask:strokes,COUNT,WIDTH; pool:R; bicubic:R; blur:STD;
-blur:box,W; blur:motion,LENGTH,ANGLE; blur:shake,SIZE; blur:gamma,STD; grey; mosaic; jpeg:QUALITY; clip:GAIN;
-lowlight:GAMMA,GAIN; haze:TRANSMISSION,LIGHT.
+A folder that was interrupted goes on where it was when the same command is given again.
+
+Operators: mask:FILE; mask:random,SHARE; mask:half,SIDE; mask:box,H,W; mask:strokes,COUNT,WIDTH; pool:R; bicubic:R;
+blur:STD; blur:box,W; blur:motion,LENGTH,ANGLE; blur:shake,SIZE; blur:gamma,STD; grey; mosaic; jpeg:QUALITY; clip:GAIN;
+lowlight:GAMMA,GAIN; haze:TRANSMISSION,LIGHT. inpaint is another name of mask, sr of bicubic.
 """
 
 from __future__ import annotations
@@ -71,7 +73,14 @@ def run(s: RestoreSettings, command: list[str]) -> int:
     else:
         operator, at = damage.scene(s.operator, s.mask, s.files, shape, seed=s.seed, whole=s.simulate, most=s.n)
     seen = at if operator is None else tuple(operator(torch.zeros(1, *at)).shape[1:])
-    work.read("restore", seen if not s.simulate else at if at != shape else None)
+    settings = {
+        "operator": s.operator or (f"mask {s.mask}" if s.mask else None),
+        "noise": noise if isinstance(noise, float) else s.noise,
+        "method": s.method,
+        "draws": s.draws,
+    }
+    settings |= {"steps": s.steps, "simulate": s.simulate, "label": s.label, "cond": list(s.cond)}
+    work.read("restore", seen if not s.simulate else at if at != shape else None, settings)
     tile = None
     if at != shape:
         tile = list(shape[1:])
@@ -81,7 +90,6 @@ def run(s: RestoreSettings, command: list[str]) -> int:
         )
     cond = inputs.conditions(work.prior, s.label, s.cond, range(len(work.given)))
     window = min(11, *shape[1:]) - 1 | 1  # odd
-    shown = None
     for part, x in work.each("restoring", max(1, s.batch * prod(shape[1:]) // prod(at[1:])), inner=True):
         if operator is None:
             y = recipe(x, s.seed, part) if recipe else x
@@ -101,8 +109,8 @@ def run(s: RestoreSettings, command: list[str]) -> int:
         result: Any = work.add(work.prior.restore(measured, **how, **inputs.part_of(cond, part, len(work.given))))
         z, draws = result.x.cpu(), result.draws.cpu()
         spread = [(2 * draws.std(1)).clamp(max=1)] if s.draws > 1 else []  # white is a spread of 1/2
-        if shown is None:
-            shown = work.picture("sheet", sheet([v[:16] for v in (y, z, *spread, *([x] if s.simulate else []))]))
+        if not work.rows:
+            work.picture("sheet", sheet([v[:16] for v in (y, z, *spread, *([x] if s.simulate else []))]))
         plain = y if operator is None else damage.baseline(operator, y, noise) if s.simulate else z
         for i, k in enumerate(part):
             name, row = work.names[k], {"file": work.given.names[k]}
@@ -116,6 +124,7 @@ def run(s: RestoreSettings, command: list[str]) -> int:
                 row |= {f"{of}psnr": psnr(a, b, data_range=1).item()}
                 row |= {f"{of}ssim": ssim(a, b, data_range=1, window=window).item()}
             work.rows.append(row)
+        work.save(settings, unfinished=work.given.names)
     mean = {k: sum(r[k] for r in work.rows) / len(work.rows) for k in work.rows[0] if k.endswith(("psnr", "ssim"))}
     if s.simulate:
         plain = (
@@ -129,11 +138,4 @@ def run(s: RestoreSettings, command: list[str]) -> int:
         work.screen.table([{"": n, "PSNR dB": mean[f"{k}psnr"], "SSIM": mean[f"{k}ssim"]} for k, n in names.items()])
     rows = "measured, restored" + ", spread" * (s.draws > 1) + ", truth" * s.simulate
     work.screen.say(f"{len(work.rows)} restored: {work.out} (sheet.png: {rows})")
-    settings = {
-        "operator": s.operator or (f"mask {s.mask}" if s.mask else None),
-        "noise": noise if isinstance(noise, float) else s.noise,
-        "method": s.method,
-        "draws": s.draws,
-    }
-    settings |= {"steps": s.steps, "simulate": s.simulate, "label": s.label, "cond": list(s.cond)}
     return work.finish(settings, mean=mean, tile=tile)

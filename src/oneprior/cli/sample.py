@@ -3,12 +3,13 @@
 oneprior sample digits --seeds 0-63 --label all
 oneprior sample runs/photos --n 16 --label cat --guidance 2 --out cats
 oneprior sample digits --n 16 --label all --sampler ancestral --trajectory walk.gif
+oneprior sample kjv --prompt "In the beginning [32] light" --n 4 --steps 64
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,18 @@ class SampleSettings(Writing, Using):
     """class name or number; several ("0,1,2", or "all") are dealt out by seed"""
     cond: UseAppendAction[tuple[str, ...]] = ()
     """NAME=VALUE of any condition"""
-    steps: int = 20
-    """steps of the sampler"""
+    steps: int | None = None
+    """steps of the sampler (20; of tokens: as many as exactness takes)"""
     sampler: str = "auto"
-    """auto, ddim, ancestral, 2m, heun, ...; another name lists them all (oneprior.sampling.SAMPLERS)"""
+    """auto, ddim, 2m, heun, ...; of tokens auto, first-hitting, confidence, ...; another name lists them all"""
+    prompt: str | None = None
+    """text in which [32] stands for 32 tokens to be drawn; without any, what follows is"""
+    length: int | None = None
+    """of a text, in tokens"""
+    text: str | None = None
+    """caption to draw, of priors that know captions"""
+    top_p: float | None = None
+    """of each token, keep the likeliest symbols up to this mass"""
     kappa: float | None = None
     """its stochasticity, where it takes one: 0 the ODE, 1 the reverse SDE"""
     eta: float | None = None
@@ -39,7 +48,7 @@ class SampleSettings(Writing, Using):
     grid: str | None = None
     """times of its steps, instead of the sampler's own; another name lists them all"""
     temperature: float | None = None
-    """of the noise of its steps; 1 is plain"""
+    """of the noise of its steps, or of the law of each token; 1 is plain"""
     guidance: float = 1.0
     """scale of guidance; 1 is none"""
     guide: str = "cfg"
@@ -63,42 +72,51 @@ def run(s: SampleSettings, command: list[str]) -> int:
     import torch
 
     from oneprior import film
-    from oneprior.cli import inputs, sampling
+    from oneprior.cli import inputs, sampling, texts
     from oneprior.cli.screen import Screen
     from oneprior.cli.work import free, fresh, read_picture, write_picture
     from oneprior.results import Result, grid
+    from oneprior.token_prior import TokenPrior
     from oneprior.training.files import write_json
 
     screen, seeds = Screen(s.json), seeds_of(s.seeds, s.n, s.seed)
-    prior = inputs.open_prior(s.prior, s.device)
-    cond = inputs.conditions(prior, s.label, s.cond, seeds)
-    call = sampling.arguments(prior, s)
+    prior: Any = inputs.open_prior(s.prior, s.device, tokens=True)
+    cond = inputs.conditions(prior, s.label, (*s.cond, *([] if s.text is None else [f"text={s.text}"])), seeds)
+    if isinstance(prior, TokenPrior):
+        call = texts.arguments(prior, s)
+    else:
+        s = replace(s, steps=20 if s.steps is None else s.steps)
+        call = sampling.arguments(prior, s)
     out = fresh(s.out, "sample")
     if s.trajectory is not None:
         free([film.checked(s.trajectory, prior.shape)], s.force)
     how: dict[str, Any] = {"prior": s.prior, "steps": s.steps, "sampler": s.sampler, "guidance": s.guidance}
     how |= {"label": s.label, "cond": list(s.cond), **sampling.further(s)}
-    there = _there(out, how, s.force)
-    pictures = len(prior.shape) == 3
-    files = [out / f"{seed:06d}.png" for seed in seeds] if pictures else [out / "samples.npy"]
-    every = s.force or not pictures or s.trajectory is not None  # a film shows them all
+    suffix = texts.kind(prior)
+    there = _there(out, how, s.force, suffix or ".png")
+    files = [out / f"{seed:06d}{suffix}" for seed in seeds] if suffix else [out / "samples.npy"]
+    every = s.force or not suffix or s.trajectory is not None  # a film shows them all
     todo = [i for i in range(len(seeds)) if every or not files[i].exists()]
     nfe, seconds, drawn, walks = 0, 0.0, [], []
     with screen.steps([todo[i : i + s.batch] for i in range(0, len(todo), s.batch)], "drawing", len) as parts:
         for part in parts:
-            result = prior.sample(seeds=[seeds[i] for i in part], **call, **inputs.part_of(cond, part, len(seeds)))
+            result: Any = prior.sample(seeds=[seeds[i] for i in part], **call, **inputs.part_of(cond, part, len(seeds)))
             nfe, seconds = nfe + result.nfe, seconds + result.seconds
             if s.trajectory is not None:
                 walks.append((result.trajectory, result.means))
-            if not pictures:
+            if not suffix:
                 drawn.append(result.x.cpu())
                 continue
-            for i, image in zip(part, result.pil(), strict=True):
-                write_picture(files[i], image)
+            for i, one in zip(part, result.texts if suffix == ".txt" else result.pil(), strict=True):
+                texts.write(files[i], one)
                 if i == todo[0]:  # now it is known that the settings work, and what is in this folder
                     write_json(out / "result.json", {"settings": how, "seeds": sorted({*there, *seeds})})
-    known = sorted({*there, *seeds}) if pictures else seeds
-    if pictures:
+    known = sorted({*there, *seeds}) if suffix else seeds
+    if suffix == ".txt":
+        screen.say(
+            "\n\n".join(f"{seed}: {f.read_text(encoding='utf-8')}" for seed, f in zip(seeds, files, strict=True))
+        )
+    elif suffix:
         shown = [f for seed in known[:256] if (f := out / f"{seed:06d}.png").exists()]
         write_picture(out / "grid.png", grid(torch.stack([read_picture(f) for f in shown])))
     else:
@@ -116,7 +134,7 @@ def run(s: SampleSettings, command: list[str]) -> int:
     return 0
 
 
-def _there(out: Path, how: dict[str, Any], force: bool) -> list[int]:
+def _there(out: Path, how: dict[str, Any], force: bool, suffix: str) -> list[int]:
     """Seeds drawn into this folder before. Those of other settings would be taken for ours: refused, or removed."""
     try:
         before = json.loads((out / "result.json").read_text(encoding="utf-8"))
@@ -128,5 +146,5 @@ def _there(out: Path, how: dict[str, Any], force: bool) -> list[int]:
     if other and not force:
         raise FileExistsError(f"{out} holds samples of other settings ({'; '.join(other)}): another --out, or --force")
     for seed in seeds if other else ():
-        (out / f"{seed:06d}.png").unlink(missing_ok=True)
+        (out / f"{seed:06d}{suffix}").unlink(missing_ok=True)
     return [] if other else seeds

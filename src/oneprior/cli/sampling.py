@@ -32,7 +32,19 @@ GRIDS: dict[str, grids.Grid] = {
     "ays-sdxl": grids.AYS_SDXL,
 }
 FRAMES = 32  # of a trajectory, at most
-FURTHER = ("kappa", "eta", "grid", "temperature", "interval", "rescale", "threshold")
+FURTHER = (
+    "kappa",
+    "eta",
+    "grid",
+    "temperature",
+    "interval",
+    "rescale",
+    "threshold",
+    "prompt",
+    "length",
+    "text",
+    "top_p",
+)
 
 
 def further(s: SampleSettings) -> dict[str, Any]:
@@ -50,7 +62,9 @@ def arguments(prior: Prior, s: SampleSettings) -> dict[str, Any]:
         ValueError: for a name that is not known (all that are get listed), a setting that the named sampler or guidance
             does not have, or a number out of range.
     """
-    grids.check_steps(s.steps)
+    grids.check_steps(20 if s.steps is None else s.steps)
+    if wrong := [k for k in ("prompt", "length", "top_p") if getattr(s, k) is not None]:
+        raise ValueError(f"--{wrong[0]} is for a prior of tokens, and this one is none")
     temperature = 1.0 if s.temperature is None else s.temperature
     if not (isfinite(temperature) and temperature >= 0):
         raise ValueError(f"--temperature {temperature}: a number of at least 0 was expected; 1 is plain")

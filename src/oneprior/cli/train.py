@@ -1,10 +1,12 @@
-"""Train a prior. DATA is a folder of pictures (subfolders become classes), a .npy, .npz or idx file, or a name: digits,
-fashion-mnist, points:moons.
+"""Train a prior. DATA is a folder of pictures (subfolders become classes), a .npy, .npz or idx file, text, or a
+name: digits, fashion-mnist, emoji-google-32, kjv, points:moons.
 
 oneprior train photos/ --name photos --dry-run      what it will cost
 oneprior train photos/ --name photos --minutes 60   Ctrl-C leaves a good checkpoint
 oneprior train --name photos --resume               goes on exactly where it was
 oneprior train clean/ --pairs rainy/ --schedule resshift   a restorer, for `oneprior restore`
+oneprior train photos/ --net vq   a codec of pictures to tokens and back, in runs/photos/codec
+oneprior train book.txt             a prior of text; also a folder of .txt files
 
 Everything goes to runs/NAME: config.yaml (give it to --config to repeat the run), log.jsonl, samples/, checkpoints/,
 report.html, and prior/, which every other command takes at any moment.
@@ -50,12 +52,31 @@ class TrainJob(Common):
     """recipe that makes them from the clean ones: real, or such as blur:1-2,noise:10,jpeg:30-60"""
     unconditional: bool = False
     """make nothing of the classes"""
-    net: Literal["auto", "unet", "dit", "mlp"] = "auto"
-    """kind of network (auto: unet for pictures, mlp for vectors)"""
+    captions: bool = False
+    """learn from the captions that the data has (names of emoji) instead of the classes; for tokens"""
+    net: Literal["auto", "unet", "dit", "mlp", "tokens", "codes", "vq"] = "auto"
+    """kind of network (auto: unet for pictures, mlp for vectors, tokens for text); codes: a U-Net over the codes of a
+    codec; vq: a codec to tokens, no prior"""
     net_size: Literal["tiny", "small", "base"] = "small"
     """its size"""
+    net_args: tuple[str, ...] = ()
+    """further fields of it, such as channels=32,64,96 blocks=2 (unet), width=96 depth=4 (dit, mlp), factor=4 (vq)"""
+    codec: str | None = None
+    """run or folder of a codec to tokens: learn a prior of the codes of pictures; levels: of their grey levels"""
+    length: int = 256
+    """tokens in a window of text"""
+    tokens: str = "characters"
+    """of text: characters, bytes, or pieces:4096 (byte-pair encoding learned from it)"""
+    corruption: Literal["absorbing", "uniform", "hybrid", "mask-replace"] = "absorbing"
+    """how tokens are corrupted"""
+    corruption_args: tuple[str, ...] = ()
+    """its parameters, such as p_uniform=0.1 (hybrid), masked_end=0.9 (mask-replace)"""
+    loss: Literal["auto", "masks", "bound", "ce", "dynamic", "finite"] = "auto"
+    """what tokens are trained on (auto: masks for absorbing, else the bound)"""
     dropout: float = 0.0
     """in the network"""
+    mirror: bool = False
+    """learn from the mirror images (left for right) as well"""
     variance: bool = False
     """let the network tell its variance as well"""
     schedule: Literal[
@@ -63,6 +84,8 @@ class TrainJob(Common):
         "resshift", "irsde", "i2sb", "goub", "rddm", "indi",
     ] = "cosine"  # fmt: skip
     """how data turns into noise (rf: rectified flow); from resshift on: into the degraded picture"""
+    schedule_args: tuple[str, ...] = ()
+    """its parameters, such as kappa=1 (resshift), beta_max=1 (i2sb), bmin=0.1 bmax=20 (vp)"""
     prediction: Literal["auto", "eps", "x0", "v", "score", "velocity", "edm"] = "auto"
     """what the network predicts (auto: v; velocity under rf; edm under edm and ve; x0 towards degraded pictures)"""
     weight: Literal["auto", "plain", "min-snr", "truncated-snr", "edm", "sigmoid"] = "auto"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.progress import TaskProgressColumn, TextColumn
 
-from oneprior.cli import page
-from oneprior.cli.build import Parts, parts
+from oneprior.cli import codec, page, tokens
+from oneprior.cli.build import parts
 from oneprior.cli.options import flat, from_file
 from oneprior.cli.screen import Screen
 from oneprior.cli.train import ABOUT_THIS_CALL, TrainJob, folder_of
@@ -28,7 +29,8 @@ def train(job: TrainJob, command: list[str]) -> int:
     screen, folder = Screen(job.json), folder_of(job)
     if job.resume:
         _same(job, folder)
-    made = parts(job, screen)
+    face: Any = codec if job.net == "vq" else tokens if tokens.wanted(job) else page
+    made = (parts if face is page else face.parts)(job, screen)
     settings = made.job.train
     if job.dry_run:
         return _dry_run(made, screen)
@@ -41,9 +43,8 @@ def train(job: TrainJob, command: list[str]) -> int:
     )
     size = sum(p.numel() for p in made.den.parameters())
     screen.note(f"{made.job.net} of {size:,} parameters on {trainer.engine.device}, to {folder}")
-    spent = _fit(trainer, made, run, screen)
-    if trainer.engine.is_main:
-        page.report(trainer, made, run, spent)
+    spent = _fit(trainer, made, run, screen, face)
+    found = face.report(trainer, made, run, spent) if trainer.engine.is_main else None
     resume = shlex.join(
         ["oneprior", "train", *(["--out", str(job.out)] if job.out else ["--name", folder.name]), "--resume"]
     )
@@ -51,7 +52,7 @@ def train(job: TrainJob, command: list[str]) -> int:
     record = {
         "command": "train",
         "out": str(folder),
-        "prior": str(run.prior),
+        face.KEPT: str(folder / face.KEPT),
         "stopped": trainer.stopped,
         "samples": trainer.n,
         "loss": lines[-1]["loss"] if lines else None,
@@ -59,9 +60,11 @@ def train(job: TrainJob, command: list[str]) -> int:
         "seconds": round(trainer.seconds, 3),
         "rate": round(trainer.n / max(trainer.seconds, 1e-9), 1),
         "resume": resume,
+        **(found or {}),
     }
     screen.say(
-        f"{trainer.n:,} samples in {duration(trainer.seconds)}; prior: {run.prior}, report: {folder / 'report.html'}"
+        f"{trainer.n:,} samples in {duration(trainer.seconds)}; {face.KEPT}: {folder / face.KEPT}, "
+        f"report: {folder / 'report.html'}"
     )
     screen.result(record)
     if trainer.stopped == "minutes":
@@ -72,8 +75,9 @@ def train(job: TrainJob, command: list[str]) -> int:
     return 0
 
 
-def _fit(trainer: Trainer, made: Parts, run: RunFolder, screen: Screen) -> dict[str, float]:
+def _fit(trainer: Trainer, made: Any, run: RunFolder, screen: Screen, face: Any) -> dict[str, float]:
     """The loop, its progress, and what is written on the way; seconds by what they went into."""
+    kept = run.path / face.KEPT / "config.json"
     main, spent = trainer.engine.is_main, {"training": 0.0, "previews and saves": 0.0}
     columns = (TaskProgressColumn(), TextColumn("{task.fields[said]}"))
     loss, last, shown = None, time.monotonic() - 5.0, 0.0
@@ -97,23 +101,20 @@ def _fit(trainer: Trainer, made: Parts, run: RunFolder, screen: Screen) -> dict[
             due = state.preview or (trainer.settings.preview_every is None and now - last > max(10.0, cost / SHARE))
             if main and (due or state.saved):
                 with page.averaged(trainer):
-                    prior = page.prior_of(trainer, made)
-                    page.preview(prior, run, trainer.n, made.source)
-                    if state.saved or not (run.prior / "config.json").exists():
-                        prior.save(run.prior, force=True)
+                    face.keep(trainer, made, run, state.saved is not None or not kept.exists())
                 last = time.monotonic()
                 cost = last - now
                 spent["previews and saves"] += cost
     for text in trainer.messages:  # nothing was left to train
         screen.note(text)
     spent["training"] = trainer.seconds
-    if main and not (run.prior / "config.json").exists():
+    if main and not kept.exists():
         with page.averaged(trainer):
-            page.prior_of(trainer, made).save(run.prior, force=True)
+            face.keep(trainer, made, run, True)
     return spent
 
 
-def _dry_run(made: Parts, screen: Screen) -> int:
+def _dry_run(made: Any, screen: Screen) -> int:
     trainer = Trainer(made.den, made.objective, made.source, made.codec, made.conditions, made.job.train)
     found = dry_run(trainer)
     record = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from oneprior.cli import inputs
 from oneprior.cli.screen import Screen
 from oneprior.cli.settings import OnPictures, Writing
 from oneprior.results import Result, grid, png
+from oneprior.storage import find
 from oneprior.training.files import explained, write_bytes, write_json
 
 
@@ -26,23 +28,48 @@ class Work:
     def __init__(self, s: OnPictures) -> None:
         self.s, self.screen, self.rows = s, Screen(s.json), []
         self.nfe, self.seconds, self.inner = 0, 0.0, False
+        self.done: set[int] = set()  # pictures that the same call finished before it was interrupted
         self.prior = inputs.open_prior(s.prior, s.device)
+        self.weights = json.loads((find(s.prior) / "config.json").read_text(encoding="utf-8"))["sha256"][:16]
         self.out: Path | None = None
 
-    def read(self, command: str, exact: tuple[int, ...] | None = None) -> None:
+    def read(self, command: str, exact: tuple[int, ...] | None = None, settings: dict[str, Any] | None = None) -> None:
+        """settings: of a command that saves as it goes, and goes on where the same call was interrupted."""
         s, self.command = self.s, command
         self.given = inputs.read(
             self.prior, s.files, self.screen, split=s.split, most=s.n, skip_bad=s.skip_bad, exact=exact
         )
         self.names = stems(self.given.names)
         if isinstance(s, Writing):
-            self.out = fresh(s.out, command)
-            free([self.out / f"{n}.png" for n in self.names], s.force)
+            said = None if settings is None else self._said(settings)
+            self.out = fresh(s.out, command, lambda out: unfinished(out, said, self.given.names) is not None)
+            left = None if s.force else unfinished(self.out, said, self.given.names)
+            if left is None:
+                free([self.out / f"{n}.png" for n in self.names], s.force)
+            else:
+                self._take_up(left)
+
+    def _take_up(self, record: dict[str, Any]) -> None:
+        """Keep the rows of pictures whose result is there, and not older than what it was made of."""
+        self.nfe, self.seconds, place = record["nfe"], record["seconds"], {n: k for k, n in enumerate(self.names)}
+        for row in record["pictures"]:
+            made, of = Path(row["restored"]), Path(row["file"])
+            if made.is_file() and not (of.is_file() and of.stat().st_mtime > made.stat().st_mtime):
+                self.done.add(place[made.stem])
+                self.rows.append(row)
+        self.screen.note(
+            f"{self.out}: {len(self.done)} of {len(self.names)} are there from a call that was interrupted"
+        )
 
     def each(self, what: str, size: int | None = None, inner: bool = False) -> Iterator[tuple[range, Tensor]]:
-        """Batches: indices and pictures. inner: of a single batch, leave progress to the verb, which is asked for it by
-        `self.inner`."""
-        every = self.given.parts(size or self.s.batch)
+        """Batches of what is to be done: indices and pictures. inner: of a single batch, leave progress to the verb,
+        which is asked for it by `self.inner`."""
+        size, every = size or self.s.batch, list[range]()
+        for k in (k for k in range(len(self.names)) if k not in self.done):
+            if every and every[-1].stop == k and len(every[-1]) < size:
+                every[-1] = range(every[-1].start, k + 1)
+            else:
+                every.append(range(k, k + 1))
         self.inner = inner and len(every) == 1 and self.screen.side.is_terminal and not self.screen.quiet
         with nullcontext(iter(every)) if self.inner else self.screen.steps(every, what, len) as parts:
             for part in parts:
@@ -57,14 +84,33 @@ class Work:
         assert self.out is not None
         return str(write_picture(self.out / f"{name}.png", image))
 
-    def finish(self, settings: dict[str, Any], **more: Any) -> int:
-        record = {"settings": {"prior": self.s.prior, **settings, "seed": self.s.seed}, "pictures": self.rows, **more}
+    def _said(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return {"prior": self.s.prior, "weights": self.weights, **settings, "seed": self.s.seed}
+
+    def save(self, settings: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """Write result.json as things stand. more: with unfinished=NAMES, of all pictures, the same call goes on."""
+        order = {n: k for k, n in enumerate(self.given.names)}
+        rows = sorted(self.rows, key=lambda row: order.get(row.get("file"), 0))
+        record = {"settings": self._said(settings), "pictures": rows, **more}
         record |= {"nfe": self.nfe, "seconds": round(self.seconds, 3), "peak_memory": peak_memory()}
         if self.out is not None:
             write_json(self.out / "result.json", record)
-            record["out"] = str(self.out)
+        return record
+
+    def finish(self, settings: dict[str, Any], **more: Any) -> int:
+        record = self.save(settings, **more) | ({} if self.out is None else {"out": str(self.out)})
         self.screen.result({"command": self.command, **record})
         return 0
+
+
+def unfinished(out: Path, settings: dict[str, Any] | None, names: Sequence[str]) -> dict[str, Any] | None:
+    """The record that an interrupted call with these settings, on pictures of these names, left in a folder."""
+    try:
+        record = json.loads((out / "result.json").read_text(encoding="utf-8"))
+        same = record["settings"] == json.loads(json.dumps(settings)) and record["unfinished"] == list(names)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if same else None
 
 
 def peak_memory() -> int | None:
@@ -76,14 +122,14 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def fresh(out: Path | None, kind: str) -> Path:
-    """The folder to write to: as given, or the first of runs/KIND, runs/KIND-2, ... that is not there."""
+def fresh(out: Path | None, kind: str, mine: Callable[[Path], bool] = lambda _: False) -> Path:
+    """The folder to write to: as given, or the first of runs/KIND, runs/KIND-2, ... that is not there, or is `mine`."""
     if out is not None:
         if out.is_file():
             raise NotADirectoryError(f"--out {out} is a file; a folder was expected")
         return out
     names = (Path("runs") / (kind if i == 1 else f"{kind}-{i}") for i in range(1, 10**6))
-    return next(p for p in names if not p.exists())
+    return next(p for p in names if not p.exists() or mine(p))
 
 
 def free(paths: Sequence[Path], force: bool) -> None:

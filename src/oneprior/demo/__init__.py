@@ -24,9 +24,10 @@ from oneprior.data import digits as digits_source
 from oneprior.demo.baselines import Digits
 from oneprior.demo.figures import FIGURES, Bench, Extent
 from oneprior.denoiser import Facts, NetworkDenoiser
+from oneprior.library import load
 from oneprior.nets import NetConfig, UNetConfig, build
 from oneprior.objective import Objective
-from oneprior.prior import Prior, load
+from oneprior.prior import Prior
 from oneprior.report import curve, write_report
 from oneprior.results import plain, png
 from oneprior.schedules import Cosine

@@ -4,11 +4,11 @@ With y = A(x_0) + noise of variance R, and x_0 | x_t taken as Gaussian with the 
     D_y = E[x_0 | x_t, y] = D + V A^T (R + A V A^T)^-1 (y - A D),    V = Cov[x_0 | x_t] = (s^2 / a) J^T,
 J = dD/dx_t (Tweedie's second formula; a, s may differ from element to element). Exact whenever the prior is Gaussian.
 
-V is never formed: V u = (s^2 / a) J^T u is one backward pass, and the system is solved by conjugate gradients, a sample
-each. For an exact denoiser V is symmetric; that of a trained network is nearly so, and may have directions of negative
-variance. One and the same product J^T u stands in the system and before it, so D_y stays consistent with what was
-solved, and what conjugate gradients see of it, u^T A V A^T u, depends on its symmetric part alone. Where that is not
-positive the sample's solve ends and keeps its best iterate: with none, D_y = D.
+V is never formed: V u = (s^2 / a) J^T u is one backward pass, and the system is solved by least residuals (`gmres`), a
+sample each. For an exact denoiser V is symmetric; that of a trained network is nearly so, and may have directions of
+negative variance: conjugate gradients then end after a step or two, far from y. What is antisymmetric in A V A^T, error
+for certain, measures how far the rest can be trusted, and damps the solve. Where u^T (R + A V A^T) u is not positive u
+is not taken: with none, D_y = D.
 
 Two cheaper guesses of the covariance inside the system alone, neither exact: r^2 I, PiGDM (Song et al. 2023), and for
 A V A^T the diagonal of its row sums, TMPD (Boys et al. 2024).
@@ -30,20 +30,21 @@ from oneprior.denoiser import Denoiser, Wrapper
 from oneprior.guidance.lanczos import root
 from oneprior.guidance.tweedie import informed
 from oneprior.noise import Noise
-from oneprior.operators import Measurement, cg
+from oneprior.operators import Measurement, cg, gmres
 from oneprior.operators.base import Local
 from oneprior.posterior import Posterior
 from oneprior.times import Time, align
 
 Linear = Callable[[Tensor], Tensor]
+DOUBT = 0.1  # 0.03 to 0.25 did alike on a trained prior
 
 
 class MMPS(Wrapper):
     """`inner` given a measurement; works with every sampler, one call of `inner` and `iterations` + 1 backward passes.
 
     measurement: in model range, for a batch of the size of x (`Measurement.repeat` makes several draws of each).
-    iterations: conjugate-gradient steps at most (the paper takes 1 to 3; an exact answer needs as many as y has
-    elements); tol: relative residual at which a sample stops. noise: then the mean is a draw, V^(1/2) from `rank`
+    iterations: of the solver at most (the paper takes 1 to 3; an exact answer needs as many as y has elements); tol:
+    relative residual at which a sample stops. noise: then the mean is a draw, V^(1/2) from `rank`
     Lanczos steps, each one more backward pass; meant for DDIM(1.0). Conditions pass through to `inner`.
 
     Where alpha < 0.01 the denoiser is asked at the time at which alpha is that: at alpha = 0 the Jacobian is 0, and
@@ -81,7 +82,7 @@ class MMPS(Wrapper):
 
     def solve(self, A: Local, R: Any, V: Linear, rest: Tensor, level: Any) -> Tensor:
         """u with (R + A C A^T) u = rest, like y. level: (s / a)^2."""
-        return cg(lambda u: R * u + A.forward(V(A.adjoint(u))), rest, self.iterations, self.tol)
+        return gmres(lambda u: R * u + A.forward(V(A.adjoint(u))), rest, self.iterations, self.tol, DOUBT)
 
     def posterior(self, x: Tensor, t: Time, **cond: Any) -> Posterior:
         asked = informed(self.schedule, t)

@@ -19,6 +19,7 @@ from oneprior.metrics.neighbours import (
     train_share,
     two_sample_accuracy,
 )
+from oneprior.metrics.text import NGrams, TextScore, ngram_perplexity
 
 __all__ = [
     "KID",
@@ -26,6 +27,8 @@ __all__ = [
     "Array",
     "Estimate",
     "Moments",
+    "NGrams",
+    "TextScore",
     "authenticity",
     "coverage_null",
     "energy_distance",
@@ -39,6 +42,7 @@ __all__ = [
     "kid",
     "kid_subsets",
     "nearest",
+    "ngram_perplexity",
     "null",
     "prdc",
     "psnr",

@@ -12,12 +12,13 @@ from oneprior.operators.masks import Mask
 from oneprior.operators.pool import Bicubic, Pool
 from oneprior.operators.radon import Radon
 from oneprior.operators.sensing import Hadamard, Projections
-from oneprior.operators.solve import cg
+from oneprior.operators.solve import cg, gmres
 from oneprior.operators.svd import Svd
 from oneprior.operators.tones import Clip, GammaBlur, Haze, LowLight
 
 __all__ = [
     "JPEG", "MRI", "Bicubic", "Blur", "Clip", "Colourise", "Compose", "Convolve", "Decoded", "Demosaic", "GammaBlur",
     "Hadamard", "Haze", "LowLight", "Mask", "Measurement", "Operator", "PhaseRetrieval", "Poisson", "Pool",
-    "Projections", "Radon", "Scale", "Svd", "cg", "check_noise", "from_deepinv", "to_deepinv",
+    "Projections", "Radon", "Scale", "Svd", "cg", "check_noise", "from_deepinv",
+    "gmres", "to_deepinv",
 ]  # fmt: skip

@@ -39,3 +39,53 @@ def cg(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tol: float
 
 def _dot(u: Tensor, v: Tensor) -> Tensor:
     return (u * v).flatten(1).sum(1).reshape(-1, *(1,) * (u.ndim - 1))
+
+
+def gmres(
+    apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tol: float = 1e-6, doubt: float = 0.0
+) -> Tensor:
+    """u (B, *) in span{b, M b, M^2 b, ...} that makes |b - M u|^2 + d^2 |u|^2 least (Saad and Schultz 1986).
+
+    For M that may be neither symmetric nor positive: the residual never rises, where that of conjugate gradients on
+    such an M does from the first steps on. d^2 = doubt |T - T^T|^2 / k for the k x k part T of M in that span: what is
+    antisymmetric in an M that ought to be symmetric is error, and d keeps u from what lies below it; 0 for an M
+    without error. A sample stops by itself below tol |b|, or where a number is not finite; a u
+    with u^T M u <= 0, impossible for the matrices meant, is not taken: at worst u is 0.
+    """
+    size = b.flatten(1).norm(dim=1)
+    live = (size > 0) & size.isfinite()
+    Q = torch.where(live[:, None], b.flatten(1) / size[:, None], 0.0)[:, None]
+    n = max(iterations, 1)
+    H, u = b.new_zeros(len(b), n + 1, n, dtype=torch.float64), torch.zeros_like(b)
+    for k in range(iterations):
+        w = apply(Q[:, k].reshape(b.shape)).flatten(1)
+        live = live & w.isfinite().all(1)
+        w = torch.where(live[:, None], w, 0.0)
+        for _ in range(2):  # twice is enough
+            part = torch.einsum("bkd,bd->bk", Q, w)
+            H[:, : k + 1, k] += part
+            w = w - torch.einsum("bkd,bk->bd", Q, part)
+        length = w.norm(dim=1)
+        H[:, k + 1, k] = length
+        c, left, curve = _least(H[:, : k + 2, : k + 1], doubt)
+        moved = size[:, None] * torch.einsum("bkd,bk->bd", Q, c.to(b))
+        u = torch.where((live & (curve > 0))[:, None], moved, u.flatten(1))
+        live = live & (left > tol) & (length > 1e-12 * H.abs().amax((1, 2)))
+        if not bool(live.any()):
+            break
+        Q = torch.cat([Q, torch.where(live[:, None], w / length[:, None], 0.0)[:, None]], 1)
+    return u.reshape(b.shape)
+
+
+def _least(H: Tensor, doubt: float) -> tuple[Tensor, Tensor, Tensor]:
+    """c (B, k) with |e_1 - H c|^2 + d^2 |c|^2 least, |e_1 - H c| and c^T T c; columns of nothing but 0 have c = 0."""
+    k = H.shape[2]
+    T = H[:, :k]
+    d = (doubt / k * (T - T.mT).square().sum((1, 2))).sqrt()[:, None]
+    d = torch.where((H != 0).any(1), d, 1.0)
+    full = torch.cat([H, torch.diag_embed(d)], 1)
+    e = torch.zeros_like(full[:, :, :1])
+    e[:, 0] = 1
+    U, S = torch.linalg.qr(full)
+    c = torch.linalg.solve_triangular(S, U.mT @ e, upper=True)
+    return c[..., 0], (e[:, : k + 1] - H @ c).flatten(1).norm(dim=1), (c * (T @ c)).flatten(1).sum(1)

@@ -24,10 +24,11 @@ from oneprior.data import digits, in_memory
 from oneprior.demo.baselines import Digits
 from oneprior.denoiser import Denoiser, Facts, NetworkDenoiser
 from oneprior.guidance import CFG, AutoGuidance
+from oneprior.library import load
 from oneprior.metrics import energy_distance
 from oneprior.nets import UNetConfig, build
 from oneprior.objective import Objective
-from oneprior.prior import Guidance, Prior, load
+from oneprior.prior import Guidance, Prior
 from oneprior.reproductions import Check, Scale
 from oneprior.times import Uniform
 from oneprior.training.trainer import Trainer

@@ -163,6 +163,10 @@ class Levels(Grid):
         i = k.floor().long().clamp(max=len(table) - 2)
         return _at(schedule, high, torch.lerp(table[i], table[i + 1], k - i).exp())
 
+    def within(self, schedule: Schedule, high: float = 1.0) -> bool:
+        """Are all calls of the table but the first between the levels at `high` and at t_min?"""
+        return _sbar(schedule, high) > 1.1 * self.sbar[1] and _sbar(schedule, schedule.t_min) <= self.sbar[-2]
+
 
 # Align Your Steps, published tables of ten steps (Sabour et al. 2024), for latent diffusion's schedules.
 AYS_SD15 = Levels((14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029))

@@ -22,8 +22,7 @@ from oneprior import paths
 from oneprior.denoiser import Denoiser
 from oneprior.noise import Seeded
 from oneprior.paths import Path
-from oneprior.sampling.auto import ANGLE
-from oneprior.sampling.auto import solver as auto_solver
+from oneprior.sampling.auto import ANGLE, plain
 from oneprior.sampling.grids import FLOW, Grid, Levels, check_steps
 from oneprior.sampling.sampler import Sampler, _device, _start, sample
 from oneprior.sampling.solvers import Adams, Solver
@@ -64,7 +63,7 @@ def gits(
     check_steps(n)
     if teacher < n:
         raise ValueError(f"a teacher of {teacher} steps has no {n} steps to choose: at least as many were expected")
-    chosen, schedule = auto_solver(n) if solver is None else solver, den.schedule
+    chosen, schedule = plain(den, n)[0] if solver is None else solver, den.schedule
     times = grid(schedule, teacher, den.facts.t_range[1])
     path, noise = paths.sync(times), Seeded(range(warm) if seeds is None else seeds)
     x = _start(schedule, torch.empty((len(noise.seeds), *shape), device=_device(den)), path, noise, "", cond.get("y"))
@@ -100,12 +99,13 @@ def search(
     seeds: Sequence[int] | None = None,
     **cond: Any,
 ) -> Levels:
-    """The better of `gits` and FLOW for a solver, then moved level by level: about 20 n^2 calls. Arguments as `gits`.
+    """The better of `gits` and the rule's grid (FLOW for another solver), then moved level by level: about 20 n^2
+    calls. Arguments as `gits`.
 
     Example:
         >>> facts = dataclasses.replace(den.facts, grids={8: search(den, 8, (1, 28, 28)).sbar})
     """
-    chosen, schedule = auto_solver(n) if solver is None else solver, den.schedule
+    (chosen, rule), schedule = plain(den, n) if solver is None else (solver, FLOW), den.schedule
     seeds, high = range(warm) if seeds is None else seeds, den.facts.t_range[1]
 
     def draw(by: Solver, grid: Grid, steps: int) -> Tensor:
@@ -116,7 +116,7 @@ def search(
     def error(grid: Grid) -> float:
         return float((draw(chosen, grid, n) - end).double().square().mean())
 
-    times = FLOW(schedule, n, high)
+    times = rule(schedule, n, high)
     found = gits(den, n, shape, solver=chosen, teacher=teacher, warm=warm, seeds=seeds, **cond)
     least, best = min(((error(g), g) for g in (_levels(schedule, times, list(times[1:-1])), found)), key=lambda v: v[0])
     for stride in (0.3, 0.15, 0.07):

@@ -23,7 +23,7 @@ from oneprior.training.settings import TrainSettings
 
 
 class Source(Sized, Protocol):
-    """Data by index: "x" of shape (B, ...), float32, and conditions by the name of their port."""
+    """Data by index: "x" of shape (B, ...), float32 or integer tokens, and conditions by the name of their port."""
 
     def batch(self, indices: Sequence[int], /) -> Mapping[str, Tensor]: ...
 
@@ -44,7 +44,7 @@ class Batch:
     """in model range"""
     t: Tensor
     noise: Tensor
-    """standard normal, like x0"""
+    """standard normal, like x0; where x0 are tokens, uniform in [0, 1)"""
     cond: dict[str, Tensor]
     """conditions, hidden already where they are to be"""
 
@@ -80,15 +80,14 @@ class Batches:
         seed = self.settings.seed
         data = self.source.batch(order.element(seed, k, len(self.source)).tolist())
         x0 = data["x"]
-        shape = tuple(x0.shape[1:])
-        if self.codec is not None:  # the cast to float32 may round up to 1
-            u = torch.from_numpy(order.uniform(seed, "dequantise", k, shape)).float().clamp_(max=1 - 2**-24)
-            x0 = self.codec.dequantise(x0, u)
-        grid = self.law.shape(shape)
-        u = order.uniform(seed, "time", k, grid)
+        if self.codec is not None and x0.is_floating_point():  # the cast to float32 may round up to 1
+            u = torch.from_numpy(order.uniform(seed, "dequantise", k, tuple(x0.shape[1:]))).float()
+            x0 = self.codec.dequantise(x0, u.clamp_(max=1 - 2**-24))
+        shape, noise = tuple(x0.shape[1:]), order.normal if x0.is_floating_point() else order.uniform
+        u = order.uniform(seed, "time", k, self.law.shape(shape))
         u.reshape(len(k), -1)[:, 0] = order.golden(seed, k)
-        t = self.law(torch.from_numpy(u)).to(x0.dtype)
-        eps = torch.from_numpy(order.normal(seed, "noise", k, shape))
+        t = self.law(torch.from_numpy(u)).to(x0.dtype if x0.is_floating_point() else torch.float32)
+        eps = torch.from_numpy(noise(seed, "noise", k, shape))
         cond: dict[str, Tensor] = {}
         if self.conditions:
             if missing := [name for name in self.conditions if name not in data]:

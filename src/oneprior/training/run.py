@@ -20,7 +20,7 @@ from typing import Any
 from oneprior.training.files import explained, write_text
 
 CONTENT = ("config.yaml", "command.txt", "environment.txt", "log.jsonl", "samples", "checkpoints", "averages")
-LATER = ("prior", "report.html", "report.json")  # written by others, removed with the rest on `force`
+LATER = ("prior", "codec", "report.html", "report.json")  # written by others, removed with the rest on `force`
 PACKAGES = ("oneprior", "torch", "numpy", "safetensors", "lightning-fabric", "scikit-learn", "scikit-image", "pillow")
 
 

@@ -72,7 +72,8 @@ class Trainer:
 
     Args:
         den: the denoiser; its parameters change in place.
-        objective: objective(den, x0, t, noise, **cond) -> (B,) loss per sample, with a time law `.law`.
+        objective: objective(den, x0, t, noise, **cond) -> (B,) loss per sample, with a time law `.law`; where it has
+            `after(den, n)`, that is called behind every step of the optimiser.
         source: len(source) and source.batch(indices) -> {"x": (B, ...) float32, **conditions}.
         codec: to model range, codec.dequantise(x, u) with uniforms u in [0, 1) of x's shape; none: x as it is.
         conditions: what the denoiser is told about a sample, hidden with probability `settings.drop`; none: nothing.
@@ -157,6 +158,8 @@ class Trainer:
         self._bad = torch.stack([row, torch.maximum(row, longest), skipped + bad])
         self.n += s.batch
         self.step += 1
+        if after := getattr(self.objective, "after", None):
+            after(self.den, self.n)
         self.averages.update(self.n, s.batch)
         return total, norm, lr
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser, Wrapper
+from oneprior.guidance.tiles import Tiled
 from oneprior.operators import Compose, Measurement, Operator
 from oneprior.times import Time
-from oneprior.uses.restore.settings import METHODS, Method
+from oneprior.uses.restore.settings import METHODS, WINDOWS, Method
 from oneprior.uses.restore.steps import first
 
 OTHERS = "use " + ", ".join(name for name, method in METHODS.items() if not method.linear)
@@ -103,12 +104,15 @@ def _method(method: Any, den: Denoiser, seen: Measurement, cond: dict[str, Any])
     name = choose(den, seen, **cond) if method == "auto" else method
     if name not in METHODS:
         raise ValueError(f"method '{method}' is not known; one of {['auto', *METHODS]} was expected")
+    if method == "auto" and name == "mmps" and isinstance(den, Tiled):
+        return name, METHODS[name]._replace(settings=WINDOWS)
     return name, METHODS[name]
 
 
 def choose(den: Denoiser, seen: Measurement, **cond: Any) -> str:
     """The rule of `auto`: mmps for linear operators and daps for others, whose levels forget a wrong linearisation;
-    where a trial on one sample shows that the network cannot be differentiated, diffpir and red_diff."""
+    where a trial on one sample shows that the network cannot be differentiated, diffpir and red_diff. By windows mmps
+    takes the settings WINDOWS."""
     linear = seen.operator.linear
     without = "diffpir" if linear else "red_diff"
     if torch.is_inference_mode_enabled():

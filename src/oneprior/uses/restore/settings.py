@@ -50,17 +50,22 @@ class MMPSSettings:
     steps: int = 50
     """network calls a draw (for one-call samplers)"""
     iterations: int = 5
-    """steps of conjugate gradients at most in each call"""
+    """of the solver (least residuals) at most in each call, one backward pass each"""
     tol: float = 1e-3
     """relative residual at which a sample's solve stops"""
     covariance: Literal["posterior", "isotropic", "row_sums"] = "posterior"
     """what is taken for that of x_0 given x_t: its own, by Jacobian products; PiGDM's r^2 I; TMPD's row sums"""
-    rank: int = 4
+    sampler: str = "auto"
+    """2M's steps with noise, half of them where sigma > 3 alpha ("ancestral" with a rank); or any name of
+    oneprior.sampling.SAMPLERS. Noise forgets the errors of a trained network, which the ODE carries to its end"""
+    rank: int = 0
     """of the square root of that covariance (so many more backward passes a call), with which each step draws x_0
     instead of taking its mean: exact on Gaussians at any number of steps, for "ancestral" alone; 0 for means"""
-    sampler: str = "ancestral"
-    """any name of oneprior.sampling.SAMPLERS, those of the ODE with rank=0. Steps with noise forget the errors of a
-    trained network, which the ODE carries to its end (on digits 0.7 dB of the mean)"""
+
+
+# What `auto` takes where a picture is restored by windows: a step costs two thirds of the default's, and there are 20,
+# not 50. On Gaussians the draws keep 0.95 to 1.0 of the variance, and are biased by 0.1 to 0.2 of its root.
+WINDOWS = MMPSSettings(steps=20, iterations=4, rank=2)
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class DAPSSettings:
     Gaussians; isotropic: exactly from N(the ODE's end, r^2 I) given y; langevin: the same by Langevin steps, for any
     operator"""
     rank: int = 4
-    """of the square root of that covariance, as for mmps (moments)"""
+    """of the square root of that covariance, see MMPSSettings (moments)"""
     ode: int = 5
     """network calls from a level to its x_0 (isotropic, langevin)"""
     langevin: int = 50
@@ -187,8 +192,8 @@ class Method(NamedTuple):
 
 METHODS: dict[str, Method] = {
     "mmps": Method(MMPSSettings(), "guided:mmps"),
-    "pigdm": Method(MMPSSettings(steps=100, covariance="isotropic", rank=0), "guided:mmps"),
-    "tmpd": Method(MMPSSettings(steps=100, covariance="row_sums", rank=0), "guided:mmps"),
+    "pigdm": Method(MMPSSettings(steps=100, covariance="isotropic", sampler="ancestral"), "guided:mmps"),
+    "tmpd": Method(MMPSSettings(steps=100, covariance="row_sums", sampler="ancestral"), "guided:mmps"),
     "twisted": Method(TwistedSettings(), "guided:twist"),
     "daps": Method(DAPSSettings(), "daps:daps"),
     "dps": Method(DPSSettings(), "dps:dps"),

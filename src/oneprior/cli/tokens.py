@@ -1,0 +1,191 @@
+"""Training a prior of tokens: text, or codes of pictures (`--codec RUN`); what the run shows and leaves: RUN/prior."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from oneprior import __version__, storage, tokens
+from oneprior.cli import build
+from oneprior.cli.codec import _size
+from oneprior.cli.options import arguments, flat
+from oneprior.cli.screen import Screen
+from oneprior.cli.train import ABOUT_THIS_CALL, TrainJob
+from oneprior.cli.work import write_picture
+from oneprior.codecs import VQ, Levels
+from oneprior.conditions import Caption, Condition, Conditions, Label
+from oneprior.data import Captioned, Source, open_source
+from oneprior.data.text import TextSource, is_text, text
+from oneprior.denoiser import Facts
+from oneprior.nets import CodesConfig, TokensConfig
+from oneprior.nets import build as network
+from oneprior.report import curve, write_report
+from oneprior.results import grid
+from oneprior.token_prior import Texts, TokenPrior
+from oneprior.tokens.losses import LOSSES, TokenObjective
+from oneprior.training.files import write_text
+from oneprior.training.run import RunFolder
+from oneprior.training.trainer import Trainer
+from oneprior.uses.tokens import nats
+
+KEPT = "prior"
+SHOWN, MEASURED, DRAWS = 4, 64, 8
+CORRUPTIONS: dict[str, Any] = {
+    "absorbing": tokens.Absorbing,
+    "uniform": tokens.Uniform,
+    "hybrid": tokens.Hybrid,
+    "mask-replace": tokens.MaskReplace,
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """As `cli.build.Parts`; codec: what the trainer asks, None where the data are tokens already."""
+
+    job: TrainJob
+    source: Source
+    codec: VQ | Levels | None
+    conditions: Conditions
+    den: tokens.TokenDenoiser
+    objective: TokenObjective
+    words: Any
+    facts: dict[str, Any]
+
+
+def wanted(job: TrainJob) -> bool:
+    """Whether a job is one of tokens: text, or pictures with a codec."""
+    return bool(job.codec) or job.net == "tokens" or job.data == "kjv" or is_text(Path(job.data))
+
+
+def parts(job: TrainJob, screen: Screen) -> Parts:
+    """Read the data and build the network under its corruption."""
+    if job.pairs or job.degrade or job.variance:
+        raise ValueError("tokens are neither degraded nor have a variance: leave out --pairs, --degrade, --variance")
+    if job.net not in ("auto", "tokens", "codes") or (job.net == "codes" and not job.codec):
+        raise ValueError(f"--net {job.net} takes no such tokens; leave --net out, or say tokens (codes with --codec)")
+    known: dict[str, Condition] = {}
+    picture: VQ | Levels | None = None
+    fields: dict[str, Any] = {}
+    if job.codec:
+        source: Source = build.read(job, screen)
+        codec = _codec(job.codec, source)
+        words, picture, (h, w) = codec, codec, codec.grid
+        symbols, length, fields = codec.symbols, h * w, {"grid": codec.grid, "conv": 3}
+        if job.captions:
+            said = getattr(open_source(job.data, split=job.split), "captions", None)
+            if said is None:
+                raise ValueError(f"--captions: {source.facts.name} has none")
+            known["text"], source = Caption.of(said), Captioned(source, said)
+        elif source.facts.classes and not job.unconditional:
+            known["label"] = Label(source.facts.classes)
+    else:
+        source = text(job.data, length=job.length, tokens=job.tokens, split=job.split)
+        words, symbols, length = source.text, source.text.symbols, job.length
+        if job.split == "train":  # what the report will be measured on: too short is said now, not at the end
+            text(job.data, length=length, tokens=words, split="test")
+        kept = "all" if job.split == "all" else "the training part"
+        screen.note(f"{source.facts.name}: {len(source.tokens):,} tokens ({kept}) of {symbols} symbols")
+    conditions = Conditions(known)
+    form = CORRUPTIONS[job.corruption]
+    corruption = form(
+        symbols + (job.corruption != "uniform"),
+        **arguments("--corruption-args", form, job.corruption_args, ("vocab", "keep")),
+    )
+    masks = isinstance(corruption, tokens.Absorbing)
+    loss = ("masks" if masks else "bound") if job.loss == "auto" else job.loss
+    job = replace(
+        job, net="tokens" if job.net == "auto" else job.net, loss=loss, prediction="x0", weight="plain", law="uniform"
+    )
+    shape, kind = (length,), TokensConfig
+    fields |= {"vocab": corruption.vocab, "timed": not masks}
+    if job.net == "codes":
+        shape, kind, fields = (64, *fields["grid"]), CodesConfig, {"vocab": corruption.vocab}
+    fields |= {"dropout": job.dropout, **conditions.fields}
+    fields |= arguments("--net-args", kind, job.net_args, ("shape", "causal", *fields.keys() - {"conv", "dropout"}))
+    config = kind.sized(shape, job.net_size, **fields)
+    facts = Facts(null=conditions.null)
+    own = "posterior" if loss in ("masks", "ce", "finite") else "loo"  # where tokens are replaced, bounds train this
+    den = tokens.TokenDenoiser(network(config, job.train.seed), corruption, own, timed=not masks, facts=facts)
+    told = {
+        "shape": [length],
+        "data": {k: getattr(source.facts, k) for k in ("name", "count", "licence")} | {"split": job.split},
+        "oneprior": __version__,
+    }
+    return Parts(job, source, picture, conditions, den, TokenObjective(LOSSES[loss]), words, told)
+
+
+def _codec(name: str, source: Source) -> VQ | Levels:
+    levels, shape = source.facts.levels, source.facts.shape
+    if name == "levels":
+        if levels is None or len(shape) != 3:
+            raise ValueError(f"--codec levels: {source.facts.name} is no pictures of known grey levels")
+        return Levels(levels, shape)
+    codec, _ = storage.read_codec(name)
+    if not isinstance(codec, VQ):
+        raise ValueError(f"--codec {name} turns pictures into no tokens: train one with --net vq")
+    return codec
+
+
+def prior_of(trainer: Trainer, made: Parts) -> TokenPrior:
+    training = {"samples": trainer.n, "seconds": round(trainer.seconds, 1), "batch": trainer.settings.batch}
+    training |= {k: getattr(made.job, k) for k in ("net_size", "corruption", "loss")}
+    training |= {"lr": trainer.settings.lr, "seed": trainer.settings.seed}
+    return TokenPrior(made.den, made.words, made.conditions, {**made.facts, "training": training})
+
+
+def keep(trainer: Trainer, made: Parts, run: RunFolder, whole: bool) -> None:
+    """A preview: some samples in few steps; and, if `whole`, the prior."""
+    prior = prior_of(trainer, made)
+    count = SHOWN if made.codec is None else 10 * SHOWN
+    shown = prior.sample(seeds=range(count), steps=min(64, prior.shape[0]))
+    if isinstance(shown, Texts):
+        write_text(run.samples / f"{trainer.n:09d}.txt", str(shown) + "\n")
+    else:
+        write_picture(run.samples / f"{trainer.n:09d}.png", grid(shown.x, 10))
+    if whole:
+        prior.save(run.prior, force=True)
+
+
+def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float]) -> dict[str, Any]:
+    """Write the page; returns the bound on held-out data, bits a token."""
+    prior = TokenPrior(*storage.read(run.path, device=trainer.engine.device))
+    held = made.source
+    if made.job.split == "train":
+        if isinstance(made.source, TextSource):
+            held = text(made.job.data, length=made.job.length, tokens=made.source.text, split="test").apart()
+        else:
+            held = open_source(made.job.data, split="test", **_size(made))  # type: ignore[arg-type]
+            held = Captioned(held, held.captions) if made.job.captions else held  # type: ignore[union-attr]
+    some = torch.linspace(0, len(held) - 1, min(MEASURED, len(held))).long().tolist()
+    batch = held.batch(some)
+    x = prior.codec.encode(batch["x"])
+    ports = prior._ports(len(x), {k: batch[k] for k in made.conditions})
+    rows = nats(prior.den, x.to(prior.device), DRAWS, range(len(x)), **ports).mean(1) / x.shape[1] / math.log(2)
+    found = {"bits": float(rows.mean()), "bits_error": float(rows.std() / math.sqrt(len(rows)))}
+    lines = [line for line in run.lines() if math.isfinite(line["loss"])]
+    pictures: list[Any] = []
+    own = "held-out data" if made.job.split == "train" else "the data it was trained on"
+    notes = [f"Bound on {len(x)} samples of {own}, {DRAWS} levels each."]
+    if drawn := sorted(run.samples.glob("*.png")):
+        pictures.append((f"Samples after {int(drawn[-1].stem):,}", drawn[-1], "One seed a picture, averaged weights."))
+    if drawn := sorted(run.samples.glob("*.txt")):
+        notes += [f"Sample: {t}" for t in drawn[-1].read_text(encoding="utf-8").strip().split("\n\n")]
+    if len(lines) > 1:
+        n, loss = [line["n"] for line in lines], [line["loss"] / math.log(2) for line in lines]
+        pictures.append(("Loss", curve(n, {"bits a token": loss}, xlabel="samples seen", ylabel="bits a token")))
+    said = {"bits": f"bound on {own}, bits a token", "bits_error": "its standard error"}
+    write_report(
+        run.path / "report.html",
+        title=f"{run.path.name}: a diffusion prior of {made.source.facts.name}",
+        lead=f"{prior.shape[0]} tokens of {made.den.corruption.vocab} symbols a sample; oneprior.load('{run.prior}').",
+        rows=[{"use": "train", "metric": said[k], "value": v} for k, v in found.items()],
+        pictures=pictures,
+        seconds=spent,
+        notes=notes,
+        prior_card={k: v for k, v in flat(made.job).items() if k not in ABOUT_THIS_CALL and v not in (None, False)},
+    )
+    return found
