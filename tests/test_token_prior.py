@@ -26,7 +26,7 @@ LETTERS = Characters(" abcdefgh")
 L = 12
 
 
-def prior_of(corruption: Corruption | None = None, classes: int = 0) -> Any:
+def prior_of(corruption: Corruption | None = None, classes: int = 0, spread: float = 0.3) -> Any:
     corruption = corruption or Absorbing(10)
     conditions = Conditions({"label": Label(tuple("xyz"[:classes]))} if classes else {})
     timed = not isinstance(corruption, Absorbing)
@@ -34,7 +34,7 @@ def prior_of(corruption: Corruption | None = None, classes: int = 0) -> Any:
     net, g = build(config, 0), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in net.parameters():
-            p.add_(0.3 * torch.randn(p.shape, generator=g))
+            p.add_(spread * torch.randn(p.shape, generator=g))
     den = TokenDenoiser(
         net, corruption, "loo" if timed else "posterior", timed=timed, facts=Facts(null=conditions.null)
     )
@@ -129,6 +129,13 @@ def test_editing(prior: Any) -> None:
     assert 0.6 - 4 * math.sqrt(0.24 / x.numel()) < kept < 0.85
     assert torch.equal(prior.edit(texts[1:], strength=0.4, seeds=[1], steps=3).x[0], many.x[1])
     assert prior.edit(prior.sample(2, seeds=[0, 1]), strength=1.0).x.shape == (2, L)
+    blank = prior_of(Hybrid(10, 0.2), spread=0.0)  # says 1/9 of every token, whatever the others are
+    some = blank.edit(texts * 200, strength=0.1, seeds=range(400), steps=3)
+    kept, _, masked = (float(v) for v in blank.den.corruption.levels(torch.tensor(0.1)))
+    other = (1 - kept - masked) / 9
+    same = kept + other  # what is left is believed as likely as it is true: the time begins there, not at 1
+    share = (same**2 + 8 * other**2) / (same + 8 * other) + masked / 9
+    assert float((some.x == x.repeat(2, 1)).double().mean()) == pytest.approx(share, abs=4 * math.sqrt(0.25 / 4800))
     tiny = prior.edit(texts, strength=1e-9)
     assert tiny.texts == tuple(texts) and tiny.nfe == 0
 

@@ -175,7 +175,7 @@ class TokenTransformer(nn.Module):
         convolution would not heed; TypeError for a port the net was built without.
         """
         config = self.config
-        if x.ndim != 2 or (config.grid and x.shape[1] != config.shape[0]):
+        if x.ndim != 2 or (config.grid and not config.causal and x.shape[1] != config.shape[0]):
             raise ValueError(f"this net was built for tokens (B, {config.shape[0]}); got {tuple(x.shape)}")
         if x.is_floating_point() or (x.is_cpu and x.numel() and not 0 <= int(x.min()) <= int(x.max()) < config.vocab):
             raise ValueError(f"tokens are integers in [0, {config.vocab}); {x.dtype} from {x.min()} to {x.max()} came")

@@ -24,7 +24,7 @@ COVARIANCES: dict[str, type[MMPS]] = {"posterior": MMPS, "isotropic": PiGDM, "ro
 
 
 # what a measurement leaves open is decided at high noise: on a trained prior 0.3 dB of the mean beside the usual grid
-AUTO = Sampler(Multistep(1.0), Flow(3.0))
+AUTO = Sampler(Multistep(1.0), Flow(3.0, 1.0, 1.5))
 
 
 def shape_of(seen: Measurement) -> tuple[int, ...]:

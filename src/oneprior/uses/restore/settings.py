@@ -56,15 +56,15 @@ class MMPSSettings:
     covariance: Literal["posterior", "isotropic", "row_sums"] = "posterior"
     """what is taken for that of x_0 given x_t: its own, by Jacobian products; PiGDM's r^2 I; TMPD's row sums"""
     sampler: str = "auto"
-    """2M's steps with noise, half of them where sigma > 3 alpha ("ancestral" with a rank); or any name of
+    """2M's steps with noise, half of them where sigma > 2 alpha ("ancestral" with a rank); or any name of
     oneprior.sampling.SAMPLERS. Noise forgets the errors of a trained network, which the ODE carries to its end"""
     rank: int = 0
     """of the square root of that covariance (so many more backward passes a call), with which each step draws x_0
     instead of taking its mean: exact on Gaussians at any number of steps, for "ancestral" alone; 0 for means"""
 
 
-# What `auto` takes where a picture is restored by windows: a step costs two thirds of the default's, and there are 20,
-# not 50. On Gaussians the draws keep 0.95 to 1.0 of the variance, and are biased by 0.1 to 0.2 of its root.
+# What `auto` takes where a picture is restored by windows: 20 steps of up to 7 backward passes, not 50 of 6. On
+# Gaussians the draws keep 0.95 to 1.0 of the variance, and are biased by 0.1 to 0.2 of its root.
 WINDOWS = MMPSSettings(steps=20, iterations=4, rank=2)
 
 
