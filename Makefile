@@ -7,7 +7,7 @@ SCALE  ?= desk
 # One thread a process: the tests are many and small, so two workers beat two threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: demo test lint types format docs bench reproduce fashion emoji32 constraints clean help
+.PHONY: demo test lint types format docs bench reproduce fashion emoji32 emoji-text constraints clean help
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -71,9 +71,13 @@ reproduce: $(VENV)/.core
 	$(BIN)/oneprior reproduce $(NAME) --scale $(SCALE)
 
 # Trains, or goes on where a run was left. Data: the folder that ONEPRIOR_DATA names.
-fashion emoji32: $(VENV)/.core
+fashion emoji32 emoji-text: $(VENV)/.core
 	$(BIN)/oneprior train $(if $(wildcard runs/$@/checkpoints/*),--name $@ --resume,--config recipes/$@.yaml)
 	$(BIN)/python tools/ship.py runs/$@ $@
+
+emoji-text: runs/emoji-codec/codec
+runs/emoji-codec/codec: | $(VENV)/.core
+	$(BIN)/oneprior train $(if $(wildcard runs/emoji-codec/checkpoints/*),--name emoji-codec --resume,--config recipes/emoji-codec.yaml)
 
 constraints: $(BIN)/python
 	$(BIN)/python tools/constraints.py

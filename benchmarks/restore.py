@@ -47,7 +47,7 @@ from oneprior.denoiser import Denoiser, Facts, NetworkDenoiser
 from oneprior.exact import Gaussian
 from oneprior.metrics import energy_distance
 from oneprior.nets import UNetConfig, build
-from oneprior.noise import Seeded
+from oneprior.noise import Seeded, antithetic
 from oneprior.operators import Blur, Mask, Measurement, Operator, Pool
 from oneprior.schedules import VP, Cosine, Schedule
 from oneprior.uses.restore import METHODS, restore
@@ -226,8 +226,9 @@ class Trained:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             out = restore(
-                self.den, self.seen, method=settings, draws=draws, seeds=range(B * draws), **nulls(self.den, B)
-            )
+                self.den, self.seen, method=settings, draws=draws, seeds=antithetic(range(B * draws), draws),
+                **nulls(self.den, B),
+            )  # fmt: skip
         return out.draws, out.nfe
 
     def peer(self, method: peer_posteriors.Method, weight: float, draws: int, calls: int) -> tuple[Tensor, float]:
@@ -245,11 +246,14 @@ class Trained:
         x = drawn(method, Problem(ask, self.seen.repeat(draws), shape, draws, calls), weight)
         return x.reshape(len(self.truth), draws, *shape[1:]), asked[0] / len(x)
 
-    def figures(self, x: Tensor, calls: float, others: Tensor) -> dict[str, float]:
+    def figures(self, x: Tensor, calls: float, others: Tensor, pairs: bool = False) -> dict[str, float]:
+        """pairs: draws 2 i and 2 i + 1 are antithetic; a distance of draws is one of independent draws."""
         g, n = self.codec.decode(x.float()).clamp(0, 1).double().nan_to_num(0.5), x.shape[1]
         off = (g.mean(1) - self.truth).square().mean()
         flat, truth = g.flatten(2), self.truth.double().flatten(1)
-        apart = (flat[:, :, None] - flat[:, None]).norm(dim=3).sum((1, 2)) / (n * (n - 1))
+        each = torch.arange(n)
+        independent = (each // 2)[:, None] != (each // 2) if pairs else ~torch.eye(n, dtype=torch.bool)
+        apart = (flat[:, :, None] - flat[:, None]).norm(dim=3)[:, independent].mean(1)
         score = 2 * (flat - truth[:, None]).norm(dim=2).mean(1) - apart
         return {
             "calls": calls, "mean": float(-10 * off.log10()), "energy distance": float(score.mean()),
@@ -292,7 +296,7 @@ def _case(
         if _left_out(name, given) or name in done:
             continue
         x, asked = now.own(replace(OWN[name], steps=given.calls), given.draws)
-        row = {"peer": False, "weight": "", **now.figures(x, asked, others)}
+        row = {"peer": False, "weight": "", **now.figures(x, asked, others, pairs=given.draws > 2)}
         yield [{"method": name} | row, *([{"method": "auto"} | row | {"weight": name}] if name == auto else [])]
     for name, method in peer_posteriors.methods().items():
         if _left_out(name, given) or name in done or (method.particles and not given.particles):

@@ -387,7 +387,7 @@ def figures(prior: TokenPrior, data: Data, given: argparse.Namespace) -> list[Ro
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Text to image, judged by a stranger.")
-    parser.add_argument("prior", help="its folder, or the name of a shipped one; its condition is called text")
+    parser.add_argument("prior", nargs="?", default="emoji-text", help="folder, or the name of a shipped one")
     parser.add_argument("--vendor", default="google", help="of the pictures it was trained on")
     parser.add_argument("--other", default="twitter", help="on whose pictures the scorer is trained")
     parser.add_argument("--steps", type=int, help="calls a picture (none: one a token)")

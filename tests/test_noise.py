@@ -140,3 +140,13 @@ def test_shared_noise_has_the_correlation_it_states(rho: float) -> None:
 
 def test_spectral_noise_does_not_change_its_type() -> None:
     assert Spectral()(draw(2, 4, 4, dtype=torch.float32)).dtype == torch.float32
+
+
+def test_opposite_seeds_have_opposite_noise() -> None:
+    seeds = [0, 5, 2**40]
+    x, turned = like(3), [~s for s in seeds]
+    assert torch.equal(Seeded(turned)(2, x, "image"), -Seeded(seeds)(2, x, "image"))
+    u = noise.uniforms(seeds, 1, "value", SHAPE)
+    assert np.abs(noise.uniforms(turned, 1, "value", SHAPE) + u - 1).max() < 1e-15
+    assert noise.uniforms(turned, 1, "value", (4096,)).max() < 1
+    assert noise.antithetic(range(6), 3) == (0, -1, 2, 3, -4, 5) and noise.antithetic(range(3), 1) == (0, 1, 2)

@@ -44,6 +44,7 @@ from oneprior.uses.errors import Plan
 from oneprior.uses.likelihood import likelihood
 from oneprior.uses.restore import restore
 from oneprior.uses.restore.paired import asked, paired
+from oneprior.uses.restore.run import paired_off, spread
 
 TELLING = "train one with --variance, or measure it on data with oneprior.sampling.variance.with_variance"
 Guidance = float | Callable[[Denoiser], Denoiser]
@@ -163,19 +164,22 @@ class Prior:
         """Draws from p(x | y) for y = A(x) + noise, everything in the user's units: `Measurement(y, operator, noise)`.
 
         x is the mean over draws. method: "auto" (moment matching where the operator is linear), a name of
-        `uses.restore.METHODS` or its settings. seeds: B * draws numbers, the draws of the first measurement first. A
-        prior trained on pairs takes y alone, and any sampler as method. Larger pictures are restored by windows.
+        `uses.restore.METHODS` or its settings. seeds: B * draws numbers, the draws of the first measurement first; if
+        none, antithetic pairs (`noise.antithetic`). A prior trained on pairs takes y alone, and any sampler as method.
+        Larger pictures are restored by windows.
         """
         given = unwrap(measurement)
         y, shape, pair = asked(given, self.conditions)
+        free = seeds is None
         seeds = self._seeds(len(y) * draws, seeds)
+        seeds = paired_off(seeds, draws) if free else seeds
         how: dict[str, Any] = dict(method=method, draws=draws, steps=steps, seeds=seeds, progress=progress)
         with self._timed() as run:
             how |= self._ports(len(y), {**cond, **pair})
             den = tiled(run, self.shape[1:], shape[2:])
             out = paired(den, shape, **how) if pair else restore(den, given.to_model(self.codec), **how)
         every = self._decode(out.draws.flatten(0, 1), clip).unflatten(0, (len(y), draws))
-        std = every.std(1) if draws > 1 else None
+        std = spread(every, seeds) if draws > 1 else None
         settings = {"method": str(method), "draws": draws, "steps": steps, **cond}
         settings |= noises(given, self.codec)
         return Restored(every.mean(1), seeds, settings, run.calls, run.seconds, every, std, y)

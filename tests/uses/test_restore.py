@@ -13,6 +13,7 @@ from torch import Tensor
 from oneprior.denoiser import Denoiser, Wrapper
 from oneprior.exact import Gaussian, Mixture, empirical
 from oneprior.guidance import Tiled
+from oneprior.noise import antithetic
 from oneprior.operators import Mask, Measurement, Operator
 from oneprior.posterior import Posterior
 from oneprior.schedules import VP, LinearBetas, RectifiedFlow
@@ -165,6 +166,28 @@ def test_error_bars_of_moment_matching() -> None:
         sd = post.cov.diagonal().sqrt()
         assert ((out.mean[i] - post.mean) / sd).abs().max() < 4.5 / 400**0.5
         assert (out.std[i] / sd - 1).abs().max() < 4.5 / 800**0.5 + 0.02  # of 400 draws, and of 40 steps
+
+
+def test_antithetic_draws_have_the_posterior_s_mean_and_spread() -> None:
+    """On a Gaussian a draw is affine in its noise, so the mean of a pair is the exact mean; that of two others is
+    off by a standard deviation / sqrt 2. The spread is unbiased for pairs as well, where the plain one is not."""
+    den, noise, B = LAW.denoiser(VP()), 0.3, 64
+    y = MASK(LAW.sample(1, seeds=[0]) + noise * rand(1, D)).expand(B, -1)
+    exact = LAW.condition(MASK, y[:1], noise)
+    std = exact.cov.diagonal(dim1=-2, dim2=-1).sqrt()
+    found = {}
+    for name, seeds in (("pairs", antithetic(range(B * 4), 4)), ("apart", tuple(range(B * 4)))):
+        found[name] = restore(den, Measurement(y, MASK, noise), method=MMPSSettings(steps=20), draws=4, seeds=seeds)
+    off = {k: (v.mean - exact.mean).square().mean().sqrt() for k, v in found.items()}
+    assert off["pairs"] < 0.2 * off["apart"]
+    for out in found.values():  # 256 draws, in pairs or not: the variance is known to about 10 %
+        ratio = out.std.square().mean() / std.square().mean()
+        assert 0.8 < ratio < 1.2
+    plain = found["pairs"].draws.var(1).mean() / std.square().mean()
+    assert plain > 1.2  # 4/3 with perfect pairs
+    with_none = restore(den, Measurement(y[:2], MASK, noise), method=MMPSSettings(steps=6), draws=4)
+    a, b = with_none.draws[:, 0] - with_none.mean, with_none.draws[:, 1] - with_none.mean
+    assert bool(((a * b).sum(1) < 0).all())
 
 
 @pytest.mark.parametrize(

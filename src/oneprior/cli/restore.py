@@ -58,6 +58,7 @@ def run(s: RestoreSettings, command: list[str]) -> int:
     from oneprior.metrics import psnr, ssim
     from oneprior.operators import Mask
     from oneprior.results import picture
+    from oneprior.uses.restore.run import paired_off
 
     noise = damage.noise_of(s.noise)
     if s.draws < 1:
@@ -96,7 +97,7 @@ def run(s: RestoreSettings, command: list[str]) -> int:
         else:
             y = damage.damaged(operator, x, noise, s.seed, part) if s.simulate else x
         y = operator(y) if isinstance(operator, Mask) else y  # whatever stands in the hidden part
-        seeds = range(s.seed + part.start * s.draws, s.seed + part.stop * s.draws)
+        seeds = paired_off(range(s.seed + part.start * s.draws, s.seed + part.stop * s.draws), s.draws)
         how: dict[str, Any] = {
             "method": s.method,
             "draws": s.draws,

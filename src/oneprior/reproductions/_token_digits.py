@@ -16,12 +16,13 @@ from oneprior.nets import TokensConfig, build
 from oneprior.token_prior import TokenPrior
 from oneprior.tokens import Corruption, TokenDenoiser
 from oneprior.tokens.losses import TokenLoss, TokenObjective
-from oneprior.training.batches import Source
+from oneprior.training.batches import Source as Batched
 from oneprior.training.settings import TrainSettings
 from oneprior.training.trainer import Trainer
 
 LEVELS, SHAPE, L = 17, (1, 8, 8), 64
 CODEC = Levels(LEVELS, SHAPE)
+Codec = Levels | VQ
 
 
 def tokens(part: str) -> tuple[Tensor, Tensor]:
@@ -63,8 +64,8 @@ def learn(
 def fit(
     den: TokenDenoiser,
     loss: TokenLoss,
-    source: Source,
-    codec: Levels | VQ,
+    source: Batched,
+    codec: Codec,
     samples: int,
     seed: int,
     *,

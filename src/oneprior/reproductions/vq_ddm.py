@@ -17,17 +17,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from oneprior.codecs.vq import VQ, Autoencoder, Reconstruction, VQConfig, features, perplexity, refit, usage
+from oneprior.codecs.vq import VQ, Autoencoder, Codebook, Reconstruction, VQConfig, features, perplexity, refit, usage
 from oneprior.data import Source, digits, in_memory, open_source
 from oneprior.exact import TokenLaw
 from oneprior.metrics import frechet_distance
 from oneprior.nets import CodesConfig, build
+from oneprior.noise import uniform
 from oneprior.paths import Hold
 from oneprior.reproductions import Check, Kind, Scale
-from oneprior.reproductions._token_digits import CODEC, LEVELS, Tokens, fit
+from oneprior.reproductions._token_digits import CODEC, LEVELS, Codec, Tokens, fit
 from oneprior.token_prior import TokenPrior
 from oneprior.tokens import Absorbing, Ancestral, Coins, Corruption, TokenDenoiser, Uniform, categorical
 from oneprior.tokens.losses import Bound, Masks
+from oneprior.training.batches import Source as Batched
 from oneprior.training.settings import TrainSettings
 from oneprior.training.trainer import Trainer
 from oneprior.uses.tokens import nats
@@ -60,7 +62,7 @@ def codebooks(scale: Scale, kind: Kind, device: str) -> Iterator[Check]:
     """Usage, squared error and perplexity on held-out digits of a 4 x 4 grid of 128 codes."""
     train, x = in_memory(digits("train")), _all(digits("test"))[: TESTED[scale]].to(device)
     steps, seed = STEPS[scale], SEEDS[scale][0]
-    plain = learned(replace(TOY, decay=None, reset=0.0), train, steps, seed, device)
+    plain = trained(begun(Autoencoder(replace(TOY, decay=None, reset=0.0), seed), seed), train, steps, seed, device)
     rebuilt = refit(plain, features(plain, [_all(train).to(device)], seed=seed), CODES, seed)
     before = deepcopy(plain.encoder.state_dict())
     found = {"gradient": plain, "rebuilt": deepcopy(rebuilt)}
@@ -85,6 +87,17 @@ def codebooks(scale: Scale, kind: Kind, device: str) -> Iterator[Check]:
         yield _less(f"squared error, {name}", mse[name], mse["gradient"], 0.7, "by gradient", kind)
     for name, (_, _, each) in figures.items():
         yield Check(f"perplexity of the codes, {name}", each, "shown", None, True, "uncalibrated")
+
+
+def begun(model: Autoencoder, seed: int) -> Autoencoder:
+    """Codes uniform in +-1 / K, as codebooks used to begin; first vectors of the data would keep most of them alive."""
+    book = model.quantiser
+    assert isinstance(book, Codebook)
+    codes = torch.from_numpy(uniform(seed, "codebook", 0, tuple(book.codes.shape)))
+    with torch.no_grad():
+        book.codes.copy_((2 * codes - 1) / len(codes))
+    book.begun.fill_(True)
+    return model
 
 
 def learned(config: VQConfig, source: Source, steps: int, seed: int, device: str) -> Autoencoder:
@@ -193,7 +206,7 @@ def clothes(device: str, codes: int = 128, draws: int = 1000) -> Iterator[Check]
 
 
 def code_model(
-    corruption: Corruption, source: Source, codec: object, samples: int, seed: int, device: str, grid: tuple[int, int]
+    corruption: Corruption, source: Batched, codec: Codec, samples: int, seed: int, device: str, grid: tuple[int, int]
 ) -> TokenPrior:
     """A U-Net over codes of 0.4M parameters; under uniform noise it learns the law of a token given the others."""
     masks = isinstance(corruption, Absorbing)
@@ -203,7 +216,7 @@ def code_model(
     )
     den = TokenDenoiser(build(config, seed), corruption, "posterior" if masks else "loo", timed=not masks)
     loss = Masks() if masks else Bound()
-    return fit(den, loss, source, codec, samples, seed, device=device)  # type: ignore[arg-type]
+    return fit(den, loss, source, codec, samples, seed, device=device)
 
 
 def _less(what: str, value: float, base: float, share: float, name: str, kind: Kind) -> Check:

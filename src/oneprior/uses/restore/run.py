@@ -13,6 +13,7 @@ from torch import Tensor
 
 from oneprior.denoiser import Denoiser, Wrapper
 from oneprior.guidance.tiles import Tiled
+from oneprior.noise import antithetic
 from oneprior.operators import Compose, Measurement, Operator
 from oneprior.times import Time
 from oneprior.uses.restore.settings import METHODS, WINDOWS, Method
@@ -46,7 +47,8 @@ def restore(
     """Restore what was measured; everything in model range (`Measurement.to_model(codec)`).
 
     method: `auto` (see `choose`), a name of METHODS, or settings such as RedDiffSettings(lr=0.25). draws: how many
-    answers a sample. steps: instead of the settings' own. seeds: B * draws of them, the draws of sample 0 first.
+    answers a sample. steps: instead of the settings' own. seeds: B * draws of them, the draws of sample 0 first; none:
+    antithetic pairs from three draws on, whose mean is nearer to the posterior's (`noise.antithetic`).
     **cond: to the denoiser, tensors over the batch of the measurement.
 
     Example:
@@ -67,7 +69,7 @@ def restore(
     if steps is not None:
         chosen = replace(chosen, steps=steps)
     B = len(measurement.y)
-    seeds = [secrets.randbits(63) for _ in range(B * draws)] if seeds is None else list(seeds)
+    seeds = paired_off([secrets.randbits(62) for _ in range(B * draws)], draws) if seeds is None else list(seeds)
     if len(seeds) != B * draws:
         raise ValueError(f"{len(seeds)} seeds for {B} samples of {draws} draws each: {B * draws} were expected")
     many, cond = measurement.repeat(draws), {k: _repeated(v, B, draws) for k, v in cond.items()}
@@ -75,8 +77,26 @@ def restore(
     counted = _Counted(den)
     x = getattr(run, function)(counted, many, chosen, seeds=seeds, progress=progress, **cond)
     every = x.reshape(B, draws, *x.shape[1:])
-    std = every.std(1) if draws > 1 else torch.zeros_like(every[:, 0])
-    return Restored(every[:, 0], every.mean(1), std, counted.asked // len(x), every)
+    return Restored(every[:, 0], every.mean(1), spread(every, seeds), counted.asked // len(x), every)
+
+
+def paired_off(seeds: Sequence[int], draws: int) -> tuple[int, ...]:
+    """Antithetic seeds from three draws a sample on; two alone would not tell their spread."""
+    return antithetic(seeds, draws if draws > 2 else 1)
+
+
+def spread(draws: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Standard deviation over draws (B, n, *shape), from the pairs of them that are independent: antithetic ones lie
+    further apart. 0 of one draw."""
+    n = draws.shape[1]
+    pairs = [j for j in range(n - 1) if seeds[j + 1] == ~seeds[j]]
+    independent = n * (n - 1) // 2 - len(pairs)
+    if not independent:
+        return draws.std(1) if n > 1 else torch.zeros_like(draws[:, 0])
+    apart = n * (draws - draws.mean(1, keepdim=True)).square().sum(1)
+    for j in pairs:
+        apart = apart - (draws[:, j + 1] - draws[:, j]).square()
+    return (apart / (2 * independent)).clamp(min=0).sqrt()
 
 
 class _Counted(Wrapper):
