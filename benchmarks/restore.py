@@ -357,7 +357,8 @@ def written(page: str, report: dict[str, Any]) -> str:
             "pixels hidden, averages of 4 x 4, Gaussian blur of 1.5 pixels; noise in [0, 1]. PSNR in dB of the mean of "
             "draws; energy distance of a picture's draws to the picture (a proper score: lower is better). Our draws "
             "come in antithetic pairs, the default; their energy distance is taken over independent ones. Other "
-            "libraries at the best of three weights, chosen on other pictures for either figure. A call is one evaluation of the network; the backward passes of `mmps` (up to 6 a call), "
+            "libraries at the best of three weights, chosen on other pictures for either figure. A call is one "
+            "evaluation of the network; the backward passes of `mmps` (up to 6 a call), "
             "`pigdm` and `dps` (1), of azula's MMPS (its iterations + 1), PGDM and DPS and of deepinv's DPS (1) come "
             f"on top.\n\n{begin}\n{end}\n"
         )
