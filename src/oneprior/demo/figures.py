@@ -23,7 +23,7 @@ from oneprior.uses.likelihood import likelihood
 from oneprior.uses.restore.settings import MMPSSettings
 
 NOISE = 0.05  # of the measurements, in units of [0, 1]
-MMPS = MMPSSettings(steps=12, iterations=3, rank=0)
+MMPS = MMPSSettings(steps=12, iterations=3, sampler="ancestral")
 
 
 @dataclass(frozen=True)
