@@ -446,6 +446,6 @@ def test_to_deepinv_and_back() -> None:
 
 def test_the_page_names_every_operator() -> None:
     page = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()
-    tools = {"Compose", "Decoded", "Operator", "Svd", "cg", "check_noise"}
+    tools = {"Compose", "Decoded", "Operator", "Svd", "cg", "check_noise", "gmres"}
     for name in set(operators.__all__) - tools:
         assert f"`{name}" in page or f"{name}(" in page or f"{name}." in page, name
