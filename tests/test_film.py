@@ -15,7 +15,7 @@ from oneprior.conditions import Conditions
 from oneprior.exact import Gaussian
 from oneprior.film import LAST, STRIP, checked, write
 from oneprior.guidance import CFG
-from oneprior.library import load
+from oneprior.loading import load
 from oneprior.paths import restart
 from oneprior.prior import Prior
 from oneprior.sampling import DDIM, Sampler, Step, sample

@@ -24,7 +24,7 @@ FLOORS = {
     "networks and codes": "nets conditions codecs",
     "training and data": "data training",
     "uses": "uses",
-    "faces": "results film storage interop trace prior token_prior library check check_tokens report demo "
+    "faces": "results film storage interop trace prior token_prior loading check check_tokens report demo "
     "reproductions cli studio __main__",
 }
 ORDER = {room: place for place, room in enumerate(" ".join(FLOORS.values()).split())}

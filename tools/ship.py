@@ -13,7 +13,7 @@ import torch
 
 from oneprior.cli.options import flat, from_file
 from oneprior.cli.train import ABOUT_THIS_CALL, TrainJob
-from oneprior.library import load
+from oneprior.loading import load
 from oneprior.prior import Prior
 from oneprior.storage import SHIPPED
 from oneprior.training.files import atomic_folder

@@ -17,7 +17,7 @@ __version__ = "0.1.0.dev0"
 
 _HOME = {
     "Prior": "prior",
-    "load": "library",
+    "load": "loading",
     "sample": "sampling",
     "walk": "sampling",
     "CFG": "guidance",
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from oneprior.check import check_denoiser, check_operator, check_sampler, check_schedule
     from oneprior.denoiser import Denoiser, NetworkDenoiser, with_schedule, wrap
     from oneprior.guidance import CFG
-    from oneprior.library import load
+    from oneprior.loading import load
     from oneprior.operators import Measurement
     from oneprior.paths import Hold, Path
     from oneprior.prior import Prior

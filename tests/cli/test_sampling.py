@@ -12,7 +12,7 @@ from PIL import Image
 from oneprior.cli.sampling import GRIDS
 from oneprior.cli.work import read_picture
 from oneprior.guidance import APG, CFG, CFGpp, CFGZero, Threshold, sigma
-from oneprior.library import load
+from oneprior.loading import load
 from oneprior.prior import Prior
 from oneprior.sampling import DDIM, SAMPLERS, Multistep, Sampler, grids
 from oneprior.schedules import Eta

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from oneprior.library import load
+from oneprior.loading import load
 from oneprior.training.files import digest
 
 Cli = Callable[..., Any]

@@ -13,7 +13,7 @@ from PIL import Image
 from oneprior.cli import damage
 from oneprior.cli.inputs import conditions
 from oneprior.cli.work import read_picture
-from oneprior.library import load
+from oneprior.loading import load
 from oneprior.operators import Blur, Mask, Pool
 
 Cli = Callable[..., Any]

@@ -16,7 +16,7 @@ from oneprior.codecs.vq import VQ, Autoencoder, Reconstruction, VQConfig, featur
 from oneprior.conditions import Conditions
 from oneprior.data import digits
 from oneprior.denoiser import NetworkDenoiser
-from oneprior.library import load
+from oneprior.loading import load
 from oneprior.nets import MLPConfig, build
 from oneprior.prior import Prior
 from oneprior.schedules import Cosine

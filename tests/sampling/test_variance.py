@@ -12,7 +12,7 @@ from oneprior.conditions import Conditions
 from oneprior.data.source import ArraySource, DataFacts
 from oneprior.denoiser import NetworkDenoiser
 from oneprior.exact import Gaussian, Mixture
-from oneprior.library import load
+from oneprior.loading import load
 from oneprior.nets import MLPConfig, build
 from oneprior.objective import Objective
 from oneprior.prior import Prior

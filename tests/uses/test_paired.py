@@ -17,7 +17,7 @@ from oneprior.codecs import Pixels
 from oneprior.conditions import Anchor, Conditions, Field, Label
 from oneprior.denoiser import Facts, NetworkDenoiser
 from oneprior.exact import Gaussian
-from oneprior.library import load
+from oneprior.loading import load
 from oneprior.nets import UNetConfig, build
 from oneprior.operators import Mask, Measurement
 from oneprior.prior import Prior

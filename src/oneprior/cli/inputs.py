@@ -18,7 +18,7 @@ from oneprior.conditions import Label
 from oneprior.data import DataFacts, Source, UnreadableImages, open_source
 from oneprior.data.folder import SUFFIXES, ImageFolder, _images, _look
 from oneprior.data.resolve import NAMES
-from oneprior.library import load
+from oneprior.loading import load
 from oneprior.prior import Prior
 from oneprior.token_prior import TokenPrior
 from oneprior.training.engine import pick_device

@@ -24,7 +24,7 @@ from oneprior.data import digits as digits_source
 from oneprior.demo.baselines import Digits
 from oneprior.demo.figures import FIGURES, Bench, Extent
 from oneprior.denoiser import Facts, NetworkDenoiser
-from oneprior.library import load
+from oneprior.loading import load
 from oneprior.nets import NetConfig, UNetConfig, build
 from oneprior.objective import Objective
 from oneprior.prior import Prior

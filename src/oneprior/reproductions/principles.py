@@ -24,7 +24,7 @@ from oneprior.data import digits, in_memory
 from oneprior.demo.baselines import Digits
 from oneprior.denoiser import Denoiser, Facts, NetworkDenoiser
 from oneprior.guidance import CFG, AutoGuidance
-from oneprior.library import load
+from oneprior.loading import load
 from oneprior.metrics import energy_distance
 from oneprior.nets import UNetConfig, build
 from oneprior.objective import Objective

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from oneprior.data import digits, open_source
 from oneprior.exact import Gaussian, empirical
-from oneprior.library import load
+from oneprior.loading import load
 from oneprior.noise import Seeded
 from oneprior.operators import Clip, Mask, Measurement, Operator
 from oneprior.reproductions import Check, Scale
