@@ -330,14 +330,23 @@ def test_an_objective_that_averages_is_refused() -> None:
         states(trainer)
 
 
-def test_bf16_keeps_weights_and_loss_in_float32() -> None:
+def test_bf16_keeps_weights_and_loss_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oneprior.training.engine.bf16_speed", lambda device: 2.0)
     trainer = tiny(precision="bf16")
+    assert not trainer.messages
     last = states(trainer)[-1]
     assert last.loss.dtype == torch.float32
     assert all(p.dtype == torch.float32 for p in trainer.den.parameters())
     plain = states(tiny())[-1]
     assert last.loss != plain.loss
     assert last.loss.item() == pytest.approx(plain.loss.item(), rel=0.1)
+
+
+def test_bf16_is_float32_on_a_cpu_without_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oneprior.training.engine.bf16_speed", lambda device: 0.01)
+    trainer = tiny(precision="bf16")
+    assert trainer.messages == ["precision: fp32, as bf16 has 0.01x its speed on this CPU"]
+    assert states(trainer)[-1].loss == states(tiny())[-1].loss
 
 
 def test_a_dry_run_measures_and_leaves_no_trace() -> None:

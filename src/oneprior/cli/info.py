@@ -70,21 +70,10 @@ def _machine(device: str) -> dict[str, Any]:
 
 def _bf16(device: Any) -> str:
     """Whether bfloat16 pays, measured: a matrix product against the same in float32."""
-    import time
-
-    import torch
-
-    def seconds(dtype: torch.dtype) -> float:
-        a = torch.ones(384, 384, device=device, dtype=dtype)
-        begun, best = time.perf_counter(), float("inf")
-        while time.perf_counter() - begun < 0.1:
-            tick = time.perf_counter()
-            (a @ a)[0, 0].item()
-            best = min(best, time.perf_counter() - tick)
-        return best
+    from oneprior.training.engine import bf16_speed
 
     try:
-        return f"works, {seconds(torch.float32) / seconds(torch.bfloat16):.1f}x the speed of float32 in matrix products"
+        return f"works, {bf16_speed(device):.2g}x the speed of float32 in matrix products"
     except (RuntimeError, TypeError) as e:
         return f"not supported ({str(e).splitlines()[0]})"
 

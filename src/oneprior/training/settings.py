@@ -59,7 +59,7 @@ class TrainSettings:
     drop: float = 0.1
     """probability of hiding a sample's conditions, which makes guidance possible"""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: matrix products in bfloat16; weights, loss and averages stay float32"""
+    """bf16: matrix products in bfloat16 (fp32 on a CPU without units for it); weights, loss, averages stay float32"""
     compile: bool = False
     """compile the network (long to start, faster on GPUs)"""
     device: str = "auto"

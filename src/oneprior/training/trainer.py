@@ -82,7 +82,7 @@ class Trainer:
 
     Attributes:
         averages: averages of the denoiser's weights; `with trainer.averages.applied(): ...` to use them.
-        messages: what happened on resuming, for the caller to show.
+        messages: what happened on resuming, and what this machine does otherwise, for the caller to show.
         stopped: why `fit` ended: "samples", "minutes" or the signal's name.
     """
 
@@ -102,7 +102,7 @@ class Trainer:
         self.den, self.objective, self.source = den, objective, source
         self.run = RunFolder(run) if isinstance(run, str | Path) else run
         self.stopped: str | None = None
-        self.messages: list[str] = []
+        self.messages = list(self.engine.messages)
         self.batches = Batches(source, codec, conditions, cast(TimeLaw, objective.law), s, self.engine)
         loss = _Loss(den, objective)
         self._module = self.engine.setup(loss)
