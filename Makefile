@@ -7,7 +7,7 @@ SCALE  ?= desk
 # One thread a process: the tests are many and small, so two workers beat two threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: demo test lint types format docs bench reproduce fashion emoji32 emoji-text constraints clean help
+.PHONY: demo test lint types format docs bench reproduce fashion emoji32 emoji-text kjv constraints clean help
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -17,7 +17,7 @@ help:
 	@echo "make lint       ruff (rules and format)      make types   pyright      make format   rewrite to the format"
 	@echo "make docs       docs/_build/html             make bench   runs/bench/*.json"
 	@echo "make reproduce NAME=red-diff [SCALE=quick|desk]"
-	@echo "make fashion    train the shipped prior of that name (recipes/) and put it into the package; make emoji32 as well"
+	@echo "make fashion    train the shipped prior of that name (recipes/) and put it into the package; also emoji32, emoji-text, kjv"
 	@echo "make constraints  resolve constraints.txt anew          make clean"
 
 # .venv/.core is the library alone; .venv/.EXTRA is the library with that extra.
@@ -71,7 +71,7 @@ reproduce: $(VENV)/.core
 	$(BIN)/oneprior reproduce $(NAME) --scale $(SCALE)
 
 # Trains, or goes on where a run was left. Data: the folder that ONEPRIOR_DATA names.
-fashion emoji32 emoji-text: $(VENV)/.core
+fashion emoji32 emoji-text kjv: $(VENV)/.core
 	$(BIN)/oneprior train $(if $(wildcard runs/$@/checkpoints/*),--name $@ --resume,--config recipes/$@.yaml)
 	$(BIN)/python tools/ship.py runs/$@ $@
 

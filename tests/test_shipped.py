@@ -14,6 +14,11 @@ from oneprior import storage
 from oneprior.cli import main
 from oneprior.cli.options import from_file
 from oneprior.cli.train import TrainJob
+from oneprior.codecs import Characters
+from oneprior.conditions import Conditions
+from oneprior.nets import TokensConfig, build
+from oneprior.token_prior import TokenPrior
+from oneprior.tokens import Absorbing, TokenDenoiser
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,8 +45,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_shipped_prior_draws(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     prior = oneprior.load(name)
-    x = prior.sample(4, steps=3, seeds=range(4)).x
-    assert x.shape == (4, *prior.shape) and bool(x.isfinite().all()) and x.std() > 0.05
+    x = prior.sample(4, steps=3, seeds=range(4)).x.double()
+    assert len(x) == 4 and bool(x.isfinite().all()) and x.std() > 0.05
     data, card = prior.facts["data"], (storage.SHIPPED / name / "README.md").read_text()
     assert data["licence"] != "unknown" and data["licence"] in card and f'oneprior.load("{name}")' in card
     assert next(iter(storage.load_tensors(storage.SHIPPED / name / "model.safetensors")[0].values())).itemsize == 2
@@ -49,7 +54,9 @@ def test_a_shipped_prior_draws(name: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_they_are_small_and_listed(capsys: pytest.CaptureFixture[str]) -> None:
     ship = tool()
-    assert "digits" in storage.shipped() and sum(map(ship.size, storage.SHIPPED.iterdir())) <= ship.BUDGET
+    assert "digits" in storage.shipped() and ship.together(storage.SHIPPED) <= ship.BUDGET
+    for name, most in ship.BUDGETS.items():
+        assert ship.size(storage.SHIPPED / name) <= most
     assert main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["shipped_priors"] == storage.shipped()
 
@@ -71,6 +78,18 @@ def test_shipping(finished: Path, tmp_path: Path) -> None:
     off = (before.den(x, t).mean - after.den(x, t).mean).abs().max()
     assert off < 0.05
     assert ship.ship(finished / "run", "tiny", recipes=finished, shipped=tmp_path) == folder  # takes its own place
+
+
+def test_what_half_precision_does_to_a_law_of_tokens(tmp_path: Path) -> None:
+    text = Characters(" abcdefgh")
+    net = build(TokensConfig((12,), vocab=10, width=16, depth=1, heads=2), 0)
+    with torch.no_grad():
+        torch.nn.init.normal_(net.out.weight, generator=torch.Generator().manual_seed(0))
+    den = TokenDenoiser(net, Absorbing(10), timed=False)
+    prior, ship = TokenPrior(den, text, Conditions({}), {"shape": [12]}), tool()
+    folder = prior.save(tmp_path / "p")
+    exact, half, worse = (ship.deviation(prior, folder, d) for d in (torch.float32, torch.float16, torch.bfloat16))
+    assert exact == 0 < half < worse < 0.01
 
 
 def test_what_is_not_shipped(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
