@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from oneprior.metrics import NGrams
 from oneprior.tokens import Ancestral, FirstHitting
 
 
@@ -31,6 +32,17 @@ def test_as_many_calls_as_the_floor_has_steps(bench: Any) -> None:
     net = bench.Table(256, 20)
     x = FirstHitting(4)(bench.denoiser(net), (2, 256), seeds=range(2))
     assert net.calls == bench.STEPS and int(x.max()) < 19
+
+
+def test_text_as_good_is_found(bench: Any) -> None:
+    """A table of logits has the same law in any number of steps: the fewest are as good, and a wrong law is not."""
+    net, g = bench.Table(24, 8), torch.Generator().manual_seed(0)
+    model = NGrams.of(torch.randint(7, (2000,), generator=g), 7, 2)
+    found, *rows = bench.speed(bench.denoiser(net), model, 24, 48, [200, 400])
+    assert "beside 200 cached" in found["what"] and found["floor"] == rows[0]["value"] and len(rows) == 2
+    with pytest.MonkeyPatch.context() as m:  # one symbol again and again: another entropy
+        m.setattr(bench, "Ancestral", lambda n, draw: lambda den, shape, seeds: torch.zeros(shape, dtype=torch.long))
+        assert "no number" in bench.speed(bench.denoiser(net), model, 24, 4, [2])[0]["what"]
 
 
 @pytest.mark.timing
