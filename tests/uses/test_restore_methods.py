@@ -256,6 +256,23 @@ def test_latent_priors_hold_the_decoder_in_the_operator(name: str) -> None:
     assert off["the method"] < 0.35 * off["the prior"], off
 
 
+class Pairs(Codec):
+    """A decoder that makes two rows of each latent."""
+
+    def decode(self, m: Tensor) -> Tensor:
+        return torch.stack([super().decode(m), super().decode(m).roll(1, 1)], 1)
+
+
+@pytest.mark.parametrize("method", ["mmps", "dps", RedDiffSettings(mode="map")], ids=["mmps", "dps", "red_diff"])
+def test_latents_of_another_shape_than_the_picture(method: Any) -> None:
+    truth = LAW.sample(4, seeds=range(4))
+    A = Mask(torch.arange(D)[None] % 2 == 0) @ Decoded(Pairs(), (D,))
+    seen = Measurement(A(truth) + 0.1 * rand(4, 2, D), A, 0.1)
+    out = restore(LAW.denoiser(VP()), seen, method=method, steps=15, seeds=range(4)).x
+    assert out.shape == (4, D)
+    assert (A(out) - seen.y).square().mean() < 0.1 * (A(LAW.sample(4, seeds=range(4, 8))) - seen.y).square().mean()
+
+
 def test_refusals() -> None:
     den, bent = LAW.denoiser(VP()), Mask(torch.ones(1, D)) @ Decoded(Codec())
     for name in LINEAR:

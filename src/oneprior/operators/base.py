@@ -153,15 +153,25 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Decoded(Operator):
-    """m -> codec.decode(m): what stands before a non-linear operator on data units. Not linear: decode(0) is not 0."""
+    """m -> codec.decode(m): what stands before a non-linear operator on data units. Not linear: decode(0) is not 0.
+
+    shape: of a sample of m, where a decoder of latents changes it.
+    """
 
     codec: Decoder
+    shape: tuple[int, ...] | None = None
     linear = False
 
     def forward(self, x: Tensor) -> Tensor:
         return self.codec.decode(x)
 
+    def domain(self, y: tuple[int, ...]) -> tuple[int, ...]:
+        return y if self.shape is None else (y[0], *self.shape)
+
     def pinv(self, y: Tensor, iterations: int = 0) -> Tensor:
+        """By elements; of latents nothing is known beforehand: 0."""
+        if self.shape is not None:
+            return y.new_zeros(self.domain(tuple(y.shape)))
         offset = self.codec.decode(torch.zeros_like(y))
         return (y - offset) / (self.codec.decode(torch.ones_like(y)) - offset)
 
