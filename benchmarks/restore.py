@@ -64,6 +64,9 @@ WITHOUT = ("diffpir", "ddrm", "ddnm", "repaint", "red_diff", "daps, isotropic", 
 BAR = 1.3
 BESIDE = ("mmps", "ddrm")  # own methods that are shown on trained priors: auto's, and the best that needs no gradient
 LEVELS = ((0.02, 0.02), (0.1, 0.1), (0.1, 0.05))  # noise in [0, 1], and what methods are told
+TASKS: dict[str, Callable[[tuple[int, ...]], Operator]] = {
+    "inpaint": lambda shape: Mask.random(shape, 0.5), "x4": lambda _: Pool(4), "blur": lambda _: Blur.gaussian(1.5)
+}  # fmt: skip
 FIGURES = {"mean": 1, "energy distance": -1}  # more is better, less is
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -287,10 +290,8 @@ def trained(
     """Adds to `found` the rows by task, noise and method that it does not have yet, and calls `keep` after each."""
     source = open_source(given.protocol.data, split=given.split)
     choose_on, restored = (source.batch(at)["x"] for at in (given.protocol.aside, given.protocol.restored))
-    operators = {"inpaint": Mask.random(prior.shape, 0.5), "x4": Pool(4), "blur": Blur.gaussian(1.5)}
-    for task, operator in operators.items():
-        if given.tasks and task not in given.tasks:
-            continue
+    for task in given.tasks or TASKS:
+        operator = TASKS[task](prior.shape)
         for noise, told in LEVELS:
             where = {"task": task, "noise": noise, "told": told}
             done = {r["method"] for r in found if where.items() <= r.items()}
@@ -420,6 +421,7 @@ def _trained_main(given: argparse.Namespace) -> None:
             report, seconds = before, before["seconds"]
 
     def keep() -> None:
+        report["rows"].sort(key=_place)
         report["verdicts"], report["load"] = verdicts(report["rows"]), os.getloadavg()[0]
         report["seconds"] = seconds + time.perf_counter() - began
         if path is not None:
@@ -430,6 +432,11 @@ def _trained_main(given: argparse.Namespace) -> None:
     trained(prior, given, report["rows"], keep)
     keep()
     print(table(report))
+
+
+def _place(row: dict[str, Any]) -> tuple[int, int, bool]:
+    """In the table: by task, noise, and ours before theirs."""
+    return [*TASKS].index(row["task"]), LEVELS.index((row["noise"], row["told"])), row["peer"]
 
 
 def _checksum(prior: str) -> str:
@@ -448,7 +455,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="train for development on pictures that the prior saw")
     parser.add_argument("--draws", type=int, help="a picture (--trained); default: the protocol's")
     parser.add_argument("--calls", type=int, help="network calls a draw (--trained); default: the protocol's")
-    parser.add_argument("--tasks", nargs="*", choices=["inpaint", "x4", "blur"], help="these alone (--trained)")
+    parser.add_argument("--tasks", nargs="*", choices=[*TASKS], help="these alone (--trained)")
     parser.add_argument("--particles", action="store_true", help="twisted SMC too, at 16 times the calls (--trained)")
     parser.add_argument("--docs", action="store_true", help="write results and page in docs (--trained, --speed)")
     given = parser.parse_args()
