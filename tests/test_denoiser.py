@@ -14,7 +14,7 @@ from oneprior.denoiser import Denoiser, Facts, NetworkDenoiser, Rescheduled, Wra
 from oneprior.exact import Gaussian
 from oneprior.posterior import PREDICTIONS, EDMPrediction, Posterior
 from oneprior.schedules import EDM, VE, VP, Cosine, LinearBetas, RectifiedFlow, Schedule
-from oneprior.times import align
+from oneprior.times import Clock, align
 
 
 class Ideal(nn.Module):
@@ -195,3 +195,46 @@ def test_integer_and_zero_dimensional_times() -> None:
     with pytest.raises(ValueError, match="time runs from 0"):
         den(x, 500.0)  # a step of a thousand, or EDM's sigma, taken for a time
     assert with_schedule(den, VE()).schedule == VE()
+
+
+def test_what_a_network_returns_is_taken_apart_and_its_shape_held() -> None:
+    class Output:
+        def __init__(self, sample: Tensor) -> None:
+            self.sample = sample
+
+    x = draw(4, 2, 3, 3)
+    for call in (lambda x, t: Output(2 * x), lambda x, t: (2 * x, None)):
+        torch.testing.assert_close(wrap(call, VP(), "x0")(x, 0.3).mean, 2 * x)
+
+    def double(x: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([2 * x, x], 1)
+
+    assert wrap(double, VP(), "x0", channels="half")(x, 0.3).var is None
+    with pytest.raises(ValueError, match=r"channels='eps\+var'"):
+        wrap(double, VP(), "x0")(x, 0.3)
+    with pytest.raises(ValueError, match=r"\(4, 3\) for x of shape \(4, 2, 3, 3\)"):
+        wrap(lambda x, t: x[:, 0, 0], VP(), "x0")(x, 0.3)
+    with pytest.raises(ValueError, match="'both' is not known"):
+        wrap(double, VP(), "x0", channels="both")
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 400, 999])
+def test_the_learned_variance_of_a_step_tells_that_of_x0(k: int) -> None:
+    """For Gaussian data of variance v a head that knows the step's true variance gives back Var[x_0 | x_t]."""
+    v, schedule = 0.3, LinearBetas()
+    betas = schedule.betas()
+    abar = torch.cumprod(1 - betas, 0)
+    now, before = abar[k], abar[k - 1] if k else torch.ones((), dtype=torch.float64)
+    post = v * (1 - now) / (now * v + 1 - now)
+    btilde = betas[k] * (1 - before) / (1 - now)
+    low = btilde if k else betas[1] * (1 - abar[0]) / (1 - abar[1])
+    true = btilde + (before.sqrt() * betas[k] / (1 - now)) ** 2 * post
+    f = (true.log() - low.log()) / (betas[k].log() - low.log())
+    h = (2 * f - 1).clamp(-1.5, 1.5)
+
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([x, h.expand_as(x)], 1)
+
+    var = wrap(net, schedule, "eps", channels="eps+var", time=Clock(1000, -1))(draw(2, 1, 2, 2), (k + 1) / 1000).var
+    assert var is not None
+    torch.testing.assert_close(var, post.expand_as(var), rtol=1e-6, atol=1e-12)

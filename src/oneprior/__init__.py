@@ -24,7 +24,7 @@ _HOME = {
     "Hold": "paths",
     "Path": "paths",
     "Measurement": "operators",
-    "wrap": "denoiser",
+    "wrap": "wrapping",
     "with_schedule": "denoiser",
     "Denoiser": "denoiser",
     "NetworkDenoiser": "denoiser",
@@ -75,13 +75,14 @@ __all__ = [
 if TYPE_CHECKING:
     from oneprior import exact, guidance, metrics, nets, operators, paths, schedules, tokens, uses
     from oneprior.check import check_denoiser, check_operator, check_sampler, check_schedule
-    from oneprior.denoiser import Denoiser, NetworkDenoiser, with_schedule, wrap
+    from oneprior.denoiser import Denoiser, NetworkDenoiser, with_schedule
     from oneprior.guidance import CFG
     from oneprior.loading import load
     from oneprior.operators import Measurement
     from oneprior.paths import Hold, Path
     from oneprior.prior import Prior
     from oneprior.sampling import sample, walk
+    from oneprior.wrapping import wrap
 
 
 def __getattr__(name: str) -> Any:

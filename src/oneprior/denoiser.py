@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oneprior.posterior import Posterior, Prediction, prediction
-from oneprior.schedules import Schedule
+from oneprior.posterior import Posterior, Prediction, Variance, no_variance, prediction, range_variance, unit_variance
+from oneprior.schedules import Schedule, Table
 from oneprior.times import Time, align, aligned, check_axes
 
 
@@ -108,9 +108,9 @@ class Wrapper(Denoiser):
 class NetworkDenoiser(Denoiser):
     """A network under a schedule: D from what it predicts.
 
-    net(x, t, **ports) -> F like x; t arrives as a tensor, (B,) for one time a sample. With `variance=True` it gives
-    twice the channels, the second half h with Var[x_0 | x_t] = e^h s^2/(a^2 + s^2) (h = 0: unit Gaussian data).
-    time: maps (schedule, t) to the network's own clock, the identity by default.
+    net(x, t, **ports) -> F like x; t arrives as a tensor, (B,) for one time a sample. With a variance it gives twice
+    the channels, the second half h: True reads them as `unit_variance`, a function of that form in its own way.
+    time: maps (schedule, t) to the network's own clock, the identity by default: `times.Clock`.
     """
 
     def __init__(
@@ -120,13 +120,14 @@ class NetworkDenoiser(Denoiser):
         prediction_: str | Prediction = "v",
         *,
         facts: Facts | None = None,
-        variance: bool = False,
+        variance: bool | Variance = False,
         time: Callable[[Schedule, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.net, self.schedule, self.prediction = net, schedule, prediction(prediction_)
         self.facts = replace(facts or Facts(), prediction=self.prediction.name)
-        self.variance, self.time = variance, time
+        self.told = unit_variance if variance is True else variance or None
+        self.variance, self.time = self.told not in (None, no_variance), time
 
     def raw(self, x: Tensor, t: Time, **cond: Any) -> Tensor:
         """The network's output F, before any conversion; a float t becomes (B,)."""
@@ -155,18 +156,26 @@ class NetworkDenoiser(Denoiser):
         y = cond.get("y")
         F = self.raw(x, t, **cond)
         h = None
-        if self.variance:
+        if self.told is not None:
             F, h = F.chunk(2, 1)
+        if F.shape != x.shape:
+            raise ValueError(_misshapen(F, x, h is not None))
         row = self.prediction.row(self.schedule, t)
-        a, b, s = self.schedule.at(t)
-        base = x
+        b, base = self.schedule.at(t)[1], x
         if b is not None and y is not None:
             base = x - align(b, x) * y
             if self.prediction.name == "velocity":
                 F = F - align(self.schedule.slope(t)[1], x) * y
         mean = _combine(row.p, base, row.q, F)
-        var = None if h is None else h.exp() * align(s * s / (a * a + s * s), x)
+        var = None if h is None or self.told is None else self.told(self.schedule, t, h, x)
         return Posterior(mean, x, self.schedule, t, var, y)
+
+
+def _misshapen(F: Tensor, x: Tensor, half: bool) -> str:
+    whole, fix = (F.shape[0], F.shape[1] * (1 + half), *F.shape[2:]), "it must give one number for each of x's"
+    if not half and F.ndim == x.ndim and F.shape[1] == 2 * x.shape[1]:
+        fix = "of twice as many channels, channels='eps+var' reads a variance, 'half' drops the second half"
+    return f"the network gave {tuple(whole)} for x of shape {tuple(x.shape)}: {fix}"
 
 
 def _combine(p: Any, x: Tensor, q: Any, F: Tensor) -> Tensor:
@@ -216,21 +225,47 @@ def _matched(own: Schedule, other: Schedule, t: Any) -> tuple[Any, Any]:
     return tau, torch.where(s > a, s0 / s, a0 / a)
 
 
+class Called(nn.Module):
+    """A callable as a network: its answer, or the first thing in it (`.sample`, a tuple's first)."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        out = self.call(x, t, **cond)
+        out = getattr(out, "sample", out) if not isinstance(out, Tensor) else out
+        return out[0] if isinstance(out, (tuple, list)) else out
+
+
+CHANNELS: dict[str, bool | Variance] = {"all": False, "eps+var": range_variance, "half": no_variance}
+
+
 def wrap(
-    net: nn.Module,
+    net: Callable[..., Any],
     schedule: Schedule,
     prediction: str | Prediction,
     *,
     time_axes: int = 0,
-    t_range: tuple[float, float] = (0.0, 1.0),
+    t_range: tuple[float, float] | None = None,
     time: Callable[[Schedule, Tensor], Tensor] | None = None,
     null: Mapping[str, Any] | None = None,
-    variance: bool = False,
+    channels: str = "all",
 ) -> NetworkDenoiser:
-    """Any module net(x, t, **cond) as a denoiser. `check_denoiser` says whether the settings are the right ones.
+    """Any module or function net(x, t, **cond) as a denoiser; `oneprior.wrap` is this with a codec around it.
+
+    t_range: times it was trained on; those of the steps of a `Table`, else all. channels: "all" are the prediction;
+    "eps+var" is followed by as many of the variance of a step, learned in a range, "half" by as many that say nothing.
 
     Example:
-        >>> den = wrap(net, LinearBetas(1000), "eps", time=lambda schedule, t: 1000 * t - 1)
+        >>> den = wrap(net, LinearBetas(1000), "eps", time=Clock(1000, -1))
+
+    Raises:
+        ValueError: for a prediction or channels that are not known.
     """
-    facts = Facts(time_axes=time_axes, t_range=t_range, null=null or {})
-    return NetworkDenoiser(net, schedule, prediction, facts=facts, variance=variance, time=time)
+    if channels not in CHANNELS:
+        raise ValueError(f"channels '{channels}' is not known; one of {list(CHANNELS)} was expected")
+    first = 1 / schedule.T if isinstance(schedule, Table) else 0.0
+    facts = Facts(time_axes=time_axes, t_range=t_range or (first, 1.0), null=null or {})
+    module = net if isinstance(net, nn.Module) and not isinstance(net, Called) else Called(net)
+    return NetworkDenoiser(module, schedule, prediction, facts=facts, variance=CHANNELS[channels], time=time)

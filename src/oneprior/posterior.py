@@ -9,6 +9,7 @@ it does not have to: targets come from (x_0, eps), not from D.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from oneprior.schedules import Schedule
-from oneprior.times import Time, aligned
+from oneprior.times import Time, align, aligned
 
 
 class Linear(NamedTuple):
@@ -121,6 +122,40 @@ def prediction(name: str | Prediction) -> Prediction:
     if name not in PREDICTIONS:
         raise ValueError(f"prediction '{name}' is not known; one of {sorted(PREDICTIONS)} was expected")
     return PREDICTIONS[name]
+
+
+Variance = Callable[[Schedule, Time, Tensor, Tensor], "Tensor | None"]
+
+
+def unit_variance(schedule: Schedule, t: Time, h: Tensor, x: Tensor) -> Tensor:
+    """Var[x_0 | x_t] = e^h s^2/(a^2 + s^2): h = 0 is unit Gaussian data."""
+    a, _, s = schedule.at(t)
+    return h.exp() * align(s * s / (a * a + s * s), x)
+
+
+def range_variance(schedule: Schedule, t: Time, h: Tensor, x: Tensor) -> Tensor:
+    """Var[x_0 | x_t] from the learned variance of a step of a chain (Nichol and Dhariwal 2021), of T steps or 1000.
+
+    Var[x_s | x_t] = beta^f btilde^(1 - f), f = (h + 1)/2, is btilde + c^2 Var[x_0 | x_t], where x_0 enters the mean of
+    the step by c. btilde is 0 in the last step, and there replaced by the second last's.
+    """
+    T = getattr(schedule, "T", 1000)
+    t = torch.as_tensor(t, dtype=torch.float64)
+
+    def step(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (a, _, s), (a1, _, s1) = schedule.at(t), schedule.at((t - 1 / T).clamp(min=0))
+        beta = s * s - (a / a1 * s1) ** 2
+        return beta, beta * (s1 / s) ** 2, a1 * beta / (s * s)
+
+    beta, btilde, c = step(t.clamp(min=1e-12))
+    low = torch.maximum(btilde, step(torch.full_like(t, 2 / T))[1])
+    f = (h.clamp(-1.5, 1.5) + 1) / 2
+    var = torch.exp(f * align(beta.log(), x) + (1 - f) * align(low.log(), x)) - align(btilde, x)
+    return (var / align(c * c, x)).clamp(min=0)
+
+
+def no_variance(schedule: Schedule, t: Time, h: Tensor, x: Tensor) -> None:
+    """Channels that a network has and nobody asks for."""
 
 
 class Posterior:

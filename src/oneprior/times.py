@@ -153,3 +153,31 @@ class PerElement(TimeLaw):
         ones = (1,) * (own.ndim - 1)
         shared = self.law(first[:, :1]).reshape(-1, *ones)
         return torch.where((first[:, 1] < self.p).reshape(-1, *ones), own, shared.expand_as(own))
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What a network of others is told of t: scale t + shift.
+
+    Clock(1000, -1) is the index k of a chain of 1000 steps, whose time is (k + 1) / 1000; whole rounds it for a network
+    that looks it up in a table. Clock(999) is what score networks are fed, Clock(-1, 1) a flow whose time 1 is data.
+    """
+
+    scale: float = 1.0
+    shift: float = 0.0
+    whole: bool = False
+
+    def __call__(self, schedule: Any, t: Tensor) -> Tensor:
+        clock = self.scale * t + self.shift
+        return clock.round().clamp(min=0).long() if self.whole else clock
+
+
+@dataclass(frozen=True)
+class NoiseClock:
+    """A network told its noise: sbar = sigma / alpha, or with a factor, factor log sbar (1/4: c_noise of EDM)."""
+
+    factor: float | None = None
+
+    def __call__(self, schedule: Any, t: Tensor) -> Tensor:
+        lam = schedule.lam(t)
+        return torch.exp(-lam) if self.factor is None else self.factor * -lam.clamp(-50, 50)

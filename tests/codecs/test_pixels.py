@@ -15,6 +15,8 @@ CODECS = [
     Pixels(17),
     Pixels(2),
     Pixels(None),
+    Pixels(17, (0.0, 1.0)),
+    Pixels(None, (-2.0, 3.0)),
     Standardise((10.0, -3.0), (4.0, 0.5), unit="HU"),
     Standardise(1.0, (2.0, 3.0)),
     Standardise(),

@@ -19,15 +19,23 @@ __all__ = ["Pixels", "Standardise"]
 
 @dataclass(frozen=True)
 class Pixels:
-    """Pictures, floats in [0, 1], to [-1, 1]. levels: of the stored data (256 for bytes); None if it is continuous."""
+    """Pictures, floats in [0, 1], to `range`. levels: of the stored data (256 for bytes); None if it is continuous."""
 
     levels: int | None = 256
+    range: tuple[float, float] = (-1.0, 1.0)
     type: ClassVar[str] = "pixels"
     span: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.levels is not None and self.levels < 2:
             raise ValueError(f"Pixels wants levels >= 2, or None for continuous data; got {self.levels}")
+        object.__setattr__(self, "range", tuple(map(float, self.range)))
+        if len(self.range) != 2 or not -math.inf < self.range[0] < self.range[1] < math.inf:
+            raise ValueError(f"Pixels wants a range (low, high) with low < high; got {self.range}")
+
+    @property
+    def _width(self) -> float:
+        return self.range[1] - self.range[0]
 
     def encode(self, x: Tensor, check: bool = True) -> Tensor:
         """[0, 1] -> model range, each level to the middle of its bin. Same shape.
@@ -38,8 +46,8 @@ class Pixels:
         if check:
             _check_pictures(x)
         if self.levels is None:
-            return 2 * x - 1
-        return x * (2 * (self.levels - 1) / self.levels) + (1 / self.levels - 1)
+            return self._width * x + self.range[0]
+        return x * (self._width * (self.levels - 1) / self.levels) + (self._width / (2 * self.levels) + self.range[0])
 
     def dequantise(self, x: Tensor, u: Tensor) -> Tensor:
         """As `encode`, each pixel at u in [0, 1) of its bin; u: uniforms like x. Continuous data has no bins.
@@ -48,7 +56,7 @@ class Pixels:
         """
         _check_pictures(x)
         if self.levels is None:
-            return 2 * x - 1
+            return self._width * x + self.range[0]
         k = x * (self.levels - 1)
         whole = k.round()
         if bool((off := (k - whole).abs().max() if x.numel() else k.sum()) > 0.01):
@@ -56,7 +64,7 @@ class Pixels:
                 f"x is up to {float(off):.2g} of a level away from the {self.levels} levels "
                 f"k/{self.levels - 1}: state the data's own number, or levels=None if it is continuous"
             )
-        return (whole + u) * (2 / self.levels) - 1
+        return (whole + u) * (self._width / self.levels) + self.range[0]
 
     def snap(self, x: Tensor) -> Tensor:
         """To the nearest level in [0, 1], as storing would: what makes samples comparable with stored data."""
@@ -65,20 +73,21 @@ class Pixels:
     def decode(self, m: Tensor, clip: bool = False) -> Tensor:
         """Model range -> [0, 1], the inverse of `encode`; values beyond pass unless clip."""
         if self.levels is None:
-            x = (m + 1) / 2
+            x = (m - self.range[0]) / self._width
         else:
-            x = (m - (1 / self.levels - 1)) * (self.levels / (2 * (self.levels - 1)))
+            middle = self._width / (2 * self.levels) + self.range[0]
+            x = (m - middle) * (self.levels / (self._width * (self.levels - 1)))
         return x.clamp(0, 1) if clip else x
 
     @property
     def logdet(self) -> float:
         """log |dm/dx|, nats per dimension: what a log density in [0, 1] has more than one in model range."""
-        return math.log(2.0 if self.levels is None else 2 * (self.levels - 1) / self.levels)
+        return math.log(self._width * (1.0 if self.levels is None else (self.levels - 1) / self.levels))
 
     @property
     def log_bin(self) -> float | None:
         """log of a bin's width in model range, nats per dimension; None for continuous data."""
-        return None if self.levels is None else math.log(2 / self.levels)
+        return None if self.levels is None else math.log(self._width / self.levels)
 
     def config(self) -> dict[str, Any]:
         return {"type": self.type, **asdict(self)}

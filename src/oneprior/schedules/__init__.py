@@ -2,12 +2,13 @@
 
 from oneprior.schedules.base import Eta, Kappa, Own, Schedule, Share, Shifted, Stochasticity
 from oneprior.schedules.named import EDM, VE, VP, Cosine, Laplace, RectifiedFlow, Sigmoid, SubVP
-from oneprior.schedules.table import CosineBetas, LinearBetas, ScaledLinearBetas, Table
+from oneprior.schedules.table import Betas, CosineBetas, LinearBetas, ScaledLinearBetas, Table
 
 __all__ = [
     "EDM",
     "VE",
     "VP",
+    "Betas",
     "Cosine",
     "CosineBetas",
     "Eta",

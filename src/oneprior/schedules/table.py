@@ -81,3 +81,24 @@ class CosineBetas(Table):
         t = torch.linspace(0, 1, self.T + 1, dtype=torch.float64)
         f = torch.cos(pi / 2 * (t + self.offset) / (1 + self.offset)) ** 2
         return (1 - f[1:] / f[:-1]).clamp(max=0.999)
+
+
+@dataclass(frozen=True)
+class Betas(Table):
+    """Any list of betas; T is their number.
+
+    Example:
+        >>> Betas(values=tuple(betas.tolist()))
+    """
+
+    T: int = 0
+    values: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(map(float, self.values)))
+        object.__setattr__(self, "T", len(self.values))
+        if not self.values or not all(0 < b <= 1 for b in self.values):
+            raise ValueError(f"betas in (0, 1] were expected, one or more; got {self.values[:5]} ...")
+
+    def betas(self) -> Tensor:
+        return torch.tensor(self.values, dtype=torch.float64)
