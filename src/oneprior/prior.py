@@ -33,7 +33,7 @@ from oneprior.guidance.tiles import tiled
 from oneprior.noise import uniform
 from oneprior.operators import Measurement
 from oneprior.paths import Hold
-from oneprior.results import Classified, Likelihood, Restored, Result, grid, noises, unwrap
+from oneprior.results import Classified, Likelihood, Restored, Result, noises, unwrap, window_of
 from oneprior.sampling import Sampler, Solver, sample
 from oneprior.sampling import sampler as named
 from oneprior.sampling.gridsearch import search
@@ -143,11 +143,12 @@ class Prior:
         settings = {"steps": steps, "sampler": str(sampler), "guidance": said, "temperature": temperature, **cond}
         x = self._decode(torch.cat(drawn), clip)
         if not frames:
-            return Sampled(x, seeds, settings, run.calls, run.seconds)
+            return Sampled(x, seeds, settings, run.calls, run.seconds, window=window_of(self.codec))
         noisy, means = (torch.cat(v, 1) for v in list(zip(*frames, strict=True))[1:])
         noisy = self._decode(noisy.flatten(0, 1), False).unflatten(0, noisy.shape[:2])
         means = self._decode(means.flatten(0, 1), clip).unflatten(0, means.shape[:2])
-        return Sampled(x, seeds, settings, run.calls, run.seconds, noisy, means, frames[0].times)
+        times = frames[0].times
+        return Sampled(x, seeds, settings, run.calls, run.seconds, noisy, means, times, window=window_of(self.codec))
 
     def restore(
         self,
@@ -182,7 +183,8 @@ class Prior:
         std = spread(every, seeds) if draws > 1 else None
         settings = {"method": str(method), "draws": draws, "steps": steps, **cond}
         settings |= noises(given, self.codec)
-        return Restored(every.mean(1), seeds, settings, run.calls, run.seconds, every, std, y)
+        window = window_of(self.codec)
+        return Restored(every.mean(1), seeds, settings, run.calls, run.seconds, every, std, y, window=window)
 
     def classify(
         self,
@@ -243,7 +245,8 @@ class Prior:
             "source": source,
             "target": target,
         }
-        return Result(self._decode(m, clip), seeds, {**said, **settings}, run.calls, run.seconds)
+        said, x = {**said, **settings}, self._decode(m, clip)
+        return Result(x, seeds, said, run.calls, run.seconds, window=window_of(self.codec))
 
     def likelihood(
         self, x: Any, *, seed: int = 0, steps: int = 24, probes: int | None = None, dequantise: bool = True, **cond: Any
@@ -321,7 +324,7 @@ class Prior:
         for name in self.conditions:
             if isinstance(label := self.conditions[name], Label):
                 cond[name] = [i % len(label.names) for i in range(20)]
-        return grid(self.sample(20, seeds=range(20), **cond).x, 10)
+        return self.sample(20, seeds=range(20), **cond).grid(10)
 
 
 def _guided(den: Denoiser, guidance: Guidance) -> Denoiser:

@@ -33,6 +33,8 @@ class Result:
     settings: Mapping[str, Any] = field(default_factory=dict)
     nfe: int = 0
     seconds: float = 0.0
+    window: tuple[float, float] | None = field(default=None, kw_only=True)
+    """of scans, the values to show black and white; none for pictures"""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -42,19 +44,20 @@ class Result:
 
     def pil(self) -> list[Image.Image]:
         """One picture a sample, at its own size."""
-        return [picture(x) for x in self.x]
+        return [picture(x) for x in visible(self.x, self.window)]
 
     def grid(self, columns: int | None = None, side: int = 64) -> Image.Image:
         """All samples in one picture; small ones are enlarged, pixel by pixel, to about `side`."""
-        return grid(self.x, columns, side)
+        return grid(visible(self.x, self.window), columns, side)
 
     def save(self, folder: str | Path) -> Path:
-        """Write every sample (PNG named by seed, or samples.npy), grid.png and result.json; files there stay whole."""
+        """Write every sample (PNG named by seed, samples.npy of what is no picture), grid.png and result.json; files
+        there stay whole."""
         folder = Path(folder)
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         names = self.seeds if len(self.seeds) == len(self.x) else range(len(self.x))
-        if self.x.ndim == 4:
+        if self.x.ndim == 4 and self.window is None:
             for name, image in zip(names, self.pil(), strict=True):
                 write_bytes(folder / f"{name:06d}.png", png(image))
             write_bytes(folder / "grid.png", png(self.grid()))
@@ -140,6 +143,19 @@ def picture(x: Tensor) -> Image.Image:
         raise ValueError(f"a picture has shape (1, H, W) or (3, H, W); got {tuple(x.shape)}")
     a = (x.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy()
     return Image.fromarray(a[0] if a.shape[0] == 1 else a.transpose(1, 2, 0))
+
+
+def window_of(codec: Any) -> tuple[float, float] | None:
+    """Of data in units (scans), what to show black and white: three standard deviations from the mean; else None."""
+    if not getattr(codec, "unit", ""):
+        return None
+    mean, std = (float(v[0] if isinstance(v, tuple) else v) for v in (codec.mean, codec.std))
+    return mean - 3 * std, mean + 3 * std
+
+
+def visible(x: Tensor, window: tuple[float, float] | None) -> Tensor:
+    """x for the eye: pictures as they are, what has a window brought from there to [0, 1]."""
+    return x if window is None else (x - window[0]) / (window[1] - window[0])
 
 
 def grid(x: Tensor, columns: int | None = None, side: int = 64, gap: int = 2) -> Image.Image:

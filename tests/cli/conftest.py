@@ -82,6 +82,12 @@ def points_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prior_of((2,), (), Standardise()).save(tmp_path_factory.mktemp("priors") / "points")
 
 
+@pytest.fixture(scope="session")
+def scans_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    codec = Standardise(20.0, 40.0, "stored values")
+    return prior_of((1, 8, 8), (), codec).save(tmp_path_factory.mktemp("priors") / "scans")
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Six digits as PNG files, in two class folders."""

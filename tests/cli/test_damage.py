@@ -20,6 +20,7 @@ from oneprior.operators import (
     Mask,
     Operator,
 )
+from oneprior.operators.simulate import simulate
 
 SHAPE = (3, 16, 16)
 SAME = {
@@ -44,7 +45,7 @@ def test_by_name(spec: str) -> None:
     A: Operator = damage.operator_of(spec, None, SHAPE, seed=3)
     x = torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0))
     assert type(A) is type(SAME[spec]) and torch.equal(A(x), SAME[spec](x))
-    y = damage.damaged(A, x, 0.05, 0, range(2))
+    y = simulate(A, x, 0.05, 0, range(2))
     clean = A.encoded(x) if isinstance(A, JPEG) else A(x)
     assert y.shape == clean.shape and 0 < float((y - clean).square().mean()) < 4 * 0.05**2
     guess = damage.baseline(A, y, 0.05)

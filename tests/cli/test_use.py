@@ -15,6 +15,7 @@ from oneprior.cli.inputs import conditions
 from oneprior.cli.work import read_picture
 from oneprior.loading import load
 from oneprior.operators import Blur, Mask, Pool
+from oneprior.operators.simulate import simulate
 
 Cli = Callable[..., Any]
 
@@ -146,7 +147,7 @@ def test_operators_by_name() -> None:
 def test_damage_and_its_baseline() -> None:
     x = torch.rand(400, 1, 8, 8)
     mask = Mask.half((1, 8, 8))
-    y = damage.damaged(mask, x, 0.1, 0, range(400))
+    y = simulate(mask, x, 0.1, 0, range(400))
     rest = (y - mask(x))[..., :4, :]
     assert (y[..., 4:, :] == 0).all() and abs(rest.std() - 0.1) < 0.1 * 5 / (2 * rest.numel()) ** 0.5
     z = damage.baseline(

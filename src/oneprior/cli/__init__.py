@@ -12,9 +12,11 @@ from importlib import import_module
 
 COMMANDS = {
     "demo": "the whole idea in a few minutes: train on handwritten digits, use the result in every way, report",
+    "inspect": "look over a folder of pictures or scans, and suggest how to train on it",
     "train": "train a prior on a folder of pictures, an array file or a named data set",
     "sample": "draw samples; sample i depends on its seed alone",
     "restore": "undo masks, blur or low resolution: draws given a measurement",
+    "compare": "restorations side by side: one measurement, start noise and budget of calls for each picture",
     "classify": "which class explains a picture best",
     "edit": "turn pictures of one class into another, keeping what can be kept",
     "likelihood": "log p(x) and bits per dimension",

@@ -70,10 +70,11 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     """Read the data and build the rest; says what it found."""
     source = read(job, screen)
     shape, classes = source.facts.shape, source.facts.classes
-    if len(shape) == 3:
+    if len(shape) == 3 and source.facts.unit is None:
         codec: Codec = Pixels(source.facts.levels)
     else:
-        codec = Standardise.fit(source.batch(range(min(len(source), 100_000)))["x"])
+        some = range(0, len(source), max(1, len(source) * prod(shape) // 2**24))  # at most so many numbers
+        codec = Standardise.fit(source.batch(some)["x"], source.facts.unit or "")
     known: dict[str, Condition] = {} if classes is None or job.unconditional else {"label": Label(classes)}
     if job.pairs or job.degrade:
         half = 0.5 / (source.facts.levels - 1) if source.facts.levels else 0.0  # as the codec takes x to [-1, 1]
@@ -96,7 +97,9 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     }
     facts = {
         "shape": list(shape),
-        "data": {k: getattr(source.facts, k) for k in ("name", "count", "licence", "levels")} | {"split": job.split},
+        "data": {k: getattr(source.facts, k) for k in ("name", "count", "licence", "levels")}
+        | {"split": job.split}
+        | ({"columns": columns(job)} if columns(job) else {}),
         "oneprior": __version__,
     } | ({"degrade": job.degrade} if job.degrade else {})
     return Parts(job, source, codec, conditions, den, Objective(WEIGHTS[job.weight], laws[job.law]), facts)
@@ -104,6 +107,8 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
 
 def read(job: TrainJob, screen: Screen) -> Source:
     """The data to train on, in memory where it fits."""
+    if job.text and not job.codec:
+        raise ValueError("--text: captions are learned by priors of codes; give --codec, or leave --text out")
     if not job.data:
         raise ValueError("which data? oneprior train DATA: a folder, a file or a name such as digits")
     if job.pairs and job.degrade:
@@ -125,7 +130,7 @@ def read(job: TrainJob, screen: Screen) -> Source:
         return Mirrored(source) if job.mirror else source
     if job.unconditional and _is_folder(job.data):
         how["labels"] = False
-    source = open_skipping(job.data, screen, job.skip_bad, split=job.split, **how)
+    source = open_skipping(job.data, screen, job.skip_bad, split=job.split, **how, **columns(job))
     facts = source.facts
     kept = "all" if job.split == "all" else "the training part; the held-out one is left for `evaluate`"
     classes = "no classes" if facts.classes is None else f"{len(facts.classes)} classes"
@@ -138,6 +143,11 @@ def read(job: TrainJob, screen: Screen) -> Source:
     source = in_memory(source) if size <= MEMORY else source
     source = Mirrored(source) if job.mirror else source
     return source if recipe is None else Degraded(source, recipe, job.train.seed, COPIES)
+
+
+def columns(job: TrainJob) -> dict[str, str]:
+    """What was said of the table beside the pictures, for `open_source`."""
+    return {k: v for k in ("label", "split_by") if (v := getattr(job, k)) is not None}
 
 
 def denoiser(job: TrainJob, shape: tuple[int, ...], conditions: Conditions) -> NetworkDenoiser:
@@ -163,8 +173,6 @@ def denoiser(job: TrainJob, shape: tuple[int, ...], conditions: Conditions) -> N
 
 
 def _is_folder(spec: str) -> bool:
-    from oneprior.data.idx import is_idx_folder
-    from oneprior.data.resolve import NAMES, _locate
+    from oneprior.data.resolve import NAMES, _locate, is_pictures
 
-    path = None if spec in NAMES else _locate(spec)
-    return path is not None and path.is_dir() and not is_idx_folder(path)
+    return spec not in NAMES and is_pictures(_locate(spec))

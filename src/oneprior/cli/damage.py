@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from oneprior.cli.inputs import _pictures
-from oneprior.data import Recipe
+from oneprior.data import Recipe, scans
 from oneprior.data.folder import _Look, _look
-from oneprior.noise import normal
+from oneprior.data.resolve import holds_scans
 from oneprior.operators import (
     JPEG,
     Bicubic,
@@ -36,13 +37,13 @@ from oneprior.prior import Prior
 KNOWN = (
     "mask:random,0.5  mask:half,bottom  mask:box,4,4  mask:strokes,3  pool:2  bicubic:4  blur:1.0  blur:box,3  "
     "blur:motion,5  blur:motion,9,45  blur:shake,9  blur:gamma,1.0  grey  mosaic  jpeg:10  clip:2  lowlight:2,0.5  "
-    "haze:0.5,0.8"
+    "haze:0.5,0.8  identity"
 )
 ALSO = {"inpaint": "mask", "sr": "bicubic"}  # what a kind is called as well
 TONES = {"clip": Clip, "lowlight": LowLight, "haze": Haze}
 
 
-def noise_of(text: str) -> float | Poisson:
+def noise_of(text: str, most: float = 1.0) -> float | Poisson:
     """A standard deviation, "0.05" or "12/255", or counted light, "poisson:PEAK".
 
     Raises:
@@ -58,7 +59,7 @@ def noise_of(text: str) -> float | Poisson:
         raise ValueError(
             f"--noise {text}: a number such as 0.05 or 12/255, or poisson:PEAK with counts above 0, was expected"
         ) from None
-    if not 0 <= value <= 1:
+    if not 0 <= value <= most:
         hint = f"; of levels 0..255 it is {top}/255" if value > 1 else ""
         raise ValueError(f"--noise {text}: a standard deviation in [0, 1], where white is 1, was expected{hint}")
     return value
@@ -81,6 +82,8 @@ def operator_of(spec: str | None, mask: Path | None, shape: tuple[int, ...], see
     names = [w for w in words if not w.replace(".", "", 1).isdecimal()]
     try:
         match kind, *names, numbers:
+            case "identity", []:
+                return Mask(torch.ones(1, 1, 1, 1, dtype=torch.bool))
             case "mask", "random", ([] | [_]) as v:
                 return Mask.random(shape, *(v or [0.5]), seed=seed)
             case "mask", "half", []:
@@ -149,7 +152,8 @@ def size_of(
     """(h, w) of the first picture among files and folders, or `least` where that does not fit into it, or, with `one`,
     where there are others."""
     paths = [f for s in map(Path, files) for f in (_pictures(s) if s.is_dir() else [s])][:most]
-    sizes = (k.size for k in map(_look, paths) if isinstance(k, _Look))  # what cannot be read is refused later
+    looks = (k.size for k in map(_look, paths) if isinstance(k, _Look))  # what cannot be read is refused later
+    sizes = chain((k.shape[1:] for s in map(Path, files) if holds_scans(s) for k in scans(s)), looks)
     first = next(sizes, least)
     fits = all(n >= m for n, m in zip(first, least, strict=True))
     return first if fits and not (one and any(size != first for size in sizes)) else least
@@ -166,15 +170,6 @@ def _mask(path: Path, shape: tuple[int, ...]) -> Mask:
             f"--mask {path} is {seen.shape[0]} x {seen.shape[1]}; pictures here are {shape[1]} x {shape[2]}"
         )
     return Mask(seen[None, None])
-
-
-def damaged(operator: Operator, x: Tensor, noise: float | Poisson, seed: int, index: range) -> Tensor:
-    """A x + noise n, or counts of A x; nothing where a mask hides."""
-    y = operator.encoded(x) if isinstance(operator, JPEG) else operator(x)
-    if isinstance(noise, Poisson):
-        return noise.draw(y.clamp(min=0), seed, index)
-    n = torch.from_numpy(normal(seed, "measurement", list(index), tuple(y.shape[1:]))).to(y)
-    return y + noise * (operator(n) if isinstance(operator, Mask) else n)
 
 
 def measurement(y: Tensor, operator: Operator, noise: float | Poisson) -> Measurement:

@@ -62,8 +62,8 @@ def run(s: EditSettings, command: list[str]) -> int:
         z = result.x.cpu()
         shown = shown or sheet([x[:16], z[:16]])
         change = (z - x).square().flatten(1).mean(1).sqrt().tolist()
-        for i, image in enumerate(result.pil()):
-            path = work.picture(work.names[part[i]], image)
+        for i in range(len(part)):
+            path = work.keep(part[i], z[i])
             work.rows.append({"file": work.given.names[part[i]], "edited": path, "change": change[i]})
     if shown is not None:
         work.picture("sheet", shown)

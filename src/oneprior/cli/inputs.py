@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from oneprior import storage
 from oneprior.cli.screen import Screen
 from oneprior.codecs import Bytes, Characters, Pieces, Text
 from oneprior.conditions import Label
-from oneprior.data import DataFacts, Source, UnreadableImages, open_source
+from oneprior.data import DataFacts, Scan, Source, Stored, UnreadableImages, open_source, scans
 from oneprior.data.folder import SUFFIXES, ImageFolder, _images, _look
-from oneprior.data.resolve import NAMES
+from oneprior.data.metadata import TABLES
+from oneprior.data.resolve import NAMES, holds_scans, is_pictures
+from oneprior.data.scans import Slices, scan_source
 from oneprior.loading import load
 from oneprior.prior import Prior
+from oneprior.results import visible
 from oneprior.token_prior import TokenPrior
 from oneprior.training.engine import pick_device
 
@@ -52,11 +55,17 @@ def usable(device: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Samples by index, a name each, and where the data has classes that the prior knows, `labels` (N,)."""
+    """Samples by index, a name each, and where the data has classes that the prior knows, `labels` (N,).
+
+    files: of each, the file it is in and its number there, None for data that lies in no file of pictures. window:
+    of scans, the values that x = 0 and x = 1 stand for.
+    """
 
     source: Source
     names: list[str]
     labels: Tensor | None = None
+    files: list[tuple[Scan | Stored, int] | None] = field(default_factory=list)
+    window: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -65,7 +74,8 @@ class Inputs:
         return [range(i, min(i + size, len(self))) for i in range(0, len(self), size)]
 
     def x(self, index: Sequence[int] | None = None) -> Tensor:
-        return self.source.batch(range(len(self)) if index is None else index)["x"]
+        x = self.source.batch(range(len(self)) if index is None else index)["x"]
+        return visible(x, self.window)
 
 
 def read(
@@ -86,6 +96,10 @@ def read(
         raise ValueError("which pictures? give files, a folder, or a data set")
     if most is not None and most < 1:
         raise ValueError(f"--n {most}: at least one was expected")
+    if any(holds_scans(Path(s)) for s in specs):
+        return _scans(prior, [Path(s) for s in specs], exact or prior.shape, most)
+    if unit := getattr(prior.codec, "unit", ""):
+        raise ValueError(f"this prior is of scans in {unit}; pictures in [0, 1] are none: give NIfTI or DICOM files")
     single = len(specs) == 1 and Path(specs[0]).suffix.lower() not in SUFFIXES
     if exact is None and single and not (Path(specs[0]) / "result.json").exists():
         return _data(prior, specs[0], screen, split, most, skip_bad)
@@ -113,7 +127,22 @@ def read(
         screen.note(f"{len(other)} of {len(good)} pictures cut to the middle and resized to {shape[1]} x {shape[2]}")
     levels = 256 if all(look.bits == 8 for look in good.values()) else None
     facts = DataFacts(shape, None, levels, "files", "unknown", len(good))
-    return Inputs(ImageFolder(facts, tuple(good), None), [str(f) for f in good])
+    stored: list[Any] = [(Stored(f), 0) for f in good]
+    return Inputs(ImageFolder(facts, tuple(good), None), [str(f) for f in good], files=stored)
+
+
+def _scans(prior: Prior, paths: list[Path], shape: tuple[int, ...], most: int | None) -> Inputs:
+    """The slices of scans, as they are: a prior of scans takes them at their own size, or larger by windows."""
+    if not getattr(prior.codec, "unit", ""):
+        raise ValueError(f"{paths[0]} is a scan in its own units, and this prior is of pictures in [0, 1]")
+    every = [s for path in paths for s in scans(path)][:most]
+    if other := [s for s in every if s.shape[1:] != shape[1:]]:
+        h, w = other[0].shape[1:]
+        raise ValueError(f"slices of {other[0].path} are {h} x {w}; {shape[1]} x {shape[2]} was expected")
+    source = scan_source(paths[0], found=every)
+    assert isinstance(source, Slices)
+    files: list[Any] = [source.place(i) for i in range(len(source))]
+    return Inputs(source, [f"{scan.path}[{k}]" for scan, k in files], files=files)
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -123,19 +152,22 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _data(prior: Prior, spec: str, screen: Screen, split: str, most: int | None, skip_bad: bool) -> Inputs:
-    as_pictures = spec not in NAMES and Path(spec).is_dir() and len(prior.shape) == 3
-    how: dict[str, Any] = {"size": prior.shape[1:], "channels": prior.shape[0]} if as_pictures else {}
+    as_pictures = spec not in NAMES and len(prior.shape) == 3 and (is_pictures(Path(spec)) or spec.endswith(".zip"))
+    how: dict[str, Any] = {"size": prior.shape[1:], "channels": prior.shape[0], "mixed": True} if as_pictures else {}
+    if as_pictures and any((Path(spec) / name).is_file() for name in TABLES):
+        how |= (prior.facts.get("data") or {}).get("columns", {})  # as it was trained: the same split
     source = open_skipping(spec, screen, skip_bad, split=split, **how)
     facts = source.facts
     if facts.shape != prior.shape:
         raise ValueError(f"{spec} has samples of shape {facts.shape}; this prior's have {prior.shape}")
     files = source.files if isinstance(source, ImageFolder) else [f"{facts.name}-{i:06d}" for i in range(len(source))]
-    given = Inputs(source, [str(f) for f in files[:most]])
+    stored: list[Any] = [(Stored(f), 0) if isinstance(f, Path) else None for f in files[:most]]
+    given = Inputs(source, [str(f) for f in files[:most]], files=stored)
     known = label_of(prior)
     if known is None or facts.classes is None or not set(facts.classes) <= set(known.names):
         return given
     place = torch.tensor([known.names.index(c) for c in facts.classes])
-    return Inputs(source, given.names, place[torch.cat([source.batch(p)["label"] for p in given.parts(512)])])
+    return replace(given, labels=place[torch.cat([source.batch(p)["label"] for p in given.parts(512)])])
 
 
 def open_skipping(spec: str, screen: Screen, skip_bad: bool, **how: Any) -> Source:

@@ -13,7 +13,7 @@ from oneprior.cli.evaluate import EvaluateSettings
 from oneprior.cli.inputs import Inputs
 from oneprior.metrics import null
 from oneprior.prior import Prior
-from oneprior.results import grid
+from oneprior.results import grid, visible
 
 Rows = tuple[list[dict[str, Any]], float]
 
@@ -35,8 +35,8 @@ def generation(prior: Prior, train: Inputs, test: Inputs, s: EvaluateSettings, p
         sets.append(out.x.cpu().flatten(1))
         held.append(h[index])
         if not r and len(prior.shape) == 3:
-            pictures.append(("Samples", grid(out.x[:60], 10), f"{s.steps} steps, {s.sampler}"))
-            pictures.append(("Held-out data", grid(test.x(index[:60].tolist()), 10)))
+            pictures.append(("Samples", grid(visible(out.x[:60], out.window), 10), f"{s.steps} steps, {s.sampler}"))
+            pictures.append(("Held-out data", grid(visible(test.x(index[:60].tolist()), out.window), 10)))
 
     def row(name: str, metric: Callable[[Any, Any], float]) -> dict[str, Any]:
         pool = torch.cat([t, h])

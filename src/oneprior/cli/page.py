@@ -16,7 +16,6 @@ from oneprior.cli.work import sheet, write_picture
 from oneprior.data import Source
 from oneprior.prior import Prior
 from oneprior.report import curve, write_report
-from oneprior.results import grid
 from oneprior.training.run import RunFolder
 from oneprior.training.trainer import Trainer
 
@@ -54,7 +53,7 @@ def preview(prior: Prior, run: RunFolder, n: int, source: Source) -> None:
             write_picture(file, sheet([pair["y"], x, pair["x"]]))
         elif len(prior.shape) == 3 and prior.shape[0] in (1, 3):
             columns = 10 if label is None else min(10, len(label.names))
-            write_picture(file, grid(prior.sample(SAMPLES, seeds=range(SAMPLES), **own).x, columns))
+            write_picture(file, prior.sample(SAMPLES, seeds=range(SAMPLES), **own).grid(columns))
         elif prior.shape == (2,):
             write_picture(file, scatter(prior.sample(1000, seeds=range(1000), clip=False).x))
     except FloatingPointError:

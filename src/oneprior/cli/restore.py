@@ -5,11 +5,12 @@ oneprior restore digits digits --n 16 --operator mask:half --noise 0.05 --simula
 
 oneprior restore runs/rain rainy/                   a prior trained on pairs needs no operator
 
+Results come in the format, depth and geometry of the files: NIfTI, a DICOM series, 16-bit TIFF, PNG with alpha.
 A folder that was interrupted goes on where it was when the same command is given again.
 
 Operators: mask:FILE; mask:random,SHARE; mask:half,SIDE; mask:box,H,W; mask:strokes,COUNT,WIDTH; pool:R; bicubic:R;
 blur:STD; blur:box,W; blur:motion,LENGTH,ANGLE; blur:shake,SIZE; blur:gamma,STD; grey; mosaic; jpeg:QUALITY; clip:GAIN;
-lowlight:GAMMA,GAIN; haze:TRANSMISSION,LIGHT. inpaint is another name of mask, sr of bicubic.
+lowlight:GAMMA,GAIN; haze:TRANSMISSION,LIGHT; identity (noise alone). inpaint is another name of mask, sr of bicubic.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class RestoreSettings(Writing, OnPictures):
     operator: str | None = None
     """what was done to the pictures, such as mask:random,0.5 or pool:2 (all in the text above)"""
     noise: str = "0"
-    """standard deviation of the noise, where white is 1: 0.05, or 12/255; or poisson:PEAK, counts where it is white"""
+    """standard deviation of the noise, where white is 1: 0.05, or 12/255; or poisson:PEAK, counts where it is white; of
+    scans, in their units"""
     simulate: bool = False
     """damage whole pictures first, and compare the result with them"""
     method: str = "auto"
@@ -57,13 +59,15 @@ def run(s: RestoreSettings, command: list[str]) -> int:
     from oneprior.cli.work import Work, sheet
     from oneprior.metrics import psnr, ssim
     from oneprior.operators import Mask
-    from oneprior.results import picture
+    from oneprior.operators.simulate import simulate
+    from oneprior.results import picture, window_of
     from oneprior.uses.restore.run import paired_off
 
-    noise = damage.noise_of(s.noise)
     if s.draws < 1:
         raise ValueError(f"--draws {s.draws}: at least one was expected")
     work = Work(s)
+    window = window_of(work.prior.codec)
+    noise = damage.noise_of(s.noise, 1.0 if window is None else float("inf"))
     shape = work.prior.shape
     if len(shape) != 3:
         raise ValueError(f"pictures are restored; the samples of this prior have shape {shape}")
@@ -81,6 +85,8 @@ def run(s: RestoreSettings, command: list[str]) -> int:
         "draws": s.draws,
     }
     settings |= {"steps": s.steps, "simulate": s.simulate, "label": s.label, "cond": list(s.cond)}
+    if window is not None and isinstance(noise, float):
+        noise /= window[1] - window[0]  # as the values that the work is done in
     work.read("restore", seen if not s.simulate else at if at != shape else None, settings)
     tile = None
     if at != shape:
@@ -95,7 +101,7 @@ def run(s: RestoreSettings, command: list[str]) -> int:
         if operator is None:
             y = recipe(x, s.seed, part) if recipe else x
         else:
-            y = damage.damaged(operator, x, noise, s.seed, part) if s.simulate else x
+            y = simulate(operator, x, noise, s.seed, part) if s.simulate else x
         y = operator(y) if isinstance(operator, Mask) else y  # whatever stands in the hidden part
         seeds = paired_off(range(s.seed + part.start * s.draws, s.seed + part.stop * s.draws), s.draws)
         how: dict[str, Any] = {
@@ -114,12 +120,14 @@ def run(s: RestoreSettings, command: list[str]) -> int:
             work.picture("sheet", sheet([v[:16] for v in (y, z, *spread, *([x] if s.simulate else []))]))
         plain = y if operator is None else damage.baseline(operator, y, noise) if s.simulate else z
         for i, k in enumerate(part):
-            name, row = work.names[k], {"file": work.given.names[k]}
-            row["restored"] = work.picture(name, picture(z[i]))
+            row = {"file": work.given.names[k], "restored": work.keep(k, z[i])}
             if s.draws > 1:
-                work.picture(f"{name}-std", picture(spread[0][i]))
+                if window is None:
+                    work.picture(f"{work.names[k]}-std", picture(spread[0][i]))
+                else:
+                    work.keep(k, draws[i].std(0), "-std", exact=True)
                 for d in range(s.draws):
-                    work.picture(f"{name}-draw-{d}", picture(draws[i, d]))
+                    work.keep(k, draws[i, d], f"-draw-{d}")
             for of, v in (("", z), ("baseline_", plain)) if s.simulate else ():
                 a, b = v[i : i + 1], x[i : i + 1]
                 row |= {f"{of}psnr": psnr(a, b, data_range=1).item()}

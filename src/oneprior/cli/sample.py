@@ -75,7 +75,7 @@ def run(s: SampleSettings, command: list[str]) -> int:
     from oneprior.cli import inputs, sampling, texts
     from oneprior.cli.screen import Screen
     from oneprior.cli.work import free, fresh, read_picture, write_picture
-    from oneprior.results import Result, grid
+    from oneprior.results import Result, grid, window_of
     from oneprior.token_prior import TokenPrior
     from oneprior.training.files import write_json
 
@@ -120,7 +120,7 @@ def run(s: SampleSettings, command: list[str]) -> int:
         shown = [f for seed in known[:256] if (f := out / f"{seed:06d}.png").exists()]
         write_picture(out / "grid.png", grid(torch.stack([read_picture(f) for f in shown])))
     else:
-        Result(torch.cat(drawn), tuple(seeds)).save(out)
+        Result(torch.cat(drawn), tuple(seeds), window=window_of(prior.codec)).save(out)
     record: dict[str, Any] = {"settings": how, "nfe": nfe, "seconds": round(seconds, 3)}
     if s.trajectory is not None:
         film.write(s.trajectory, *(torch.cat(v, 1) for v in zip(*walks, strict=True)))

@@ -110,7 +110,7 @@ def kind(prior: Any) -> str | None:
     """What a sample is written as: .txt, .png, or one array for all."""
     if isinstance(prior, TokenPrior):
         return ".txt" if isinstance(prior.codec, Text) else ".png"
-    return ".png" if len(prior.shape) == 3 else None
+    return ".png" if len(prior.shape) == 3 and not getattr(prior.codec, "unit", "") else None
 
 
 def write(path: Path, one: Any) -> None:

@@ -75,8 +75,9 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         codec = _codec(job.codec, source)
         words, picture, (h, w) = codec, codec, codec.grid
         symbols, length, fields = codec.symbols, h * w, {"grid": codec.grid, "conv": 3}
-        if job.captions:
-            said = getattr(open_source(job.data, split=job.split), "captions", None)
+        if job.captions or job.text:
+            how: dict[str, Any] = {"size": job.size, "channels": job.channels, "text": job.text, **build.columns(job)}
+            said = getattr(open_source(job.data, split=job.split, **(how if job.text else {})), "captions", None)
             if said is None:
                 raise ValueError(f"--captions: {source.facts.name} has none")
             known["text"], source = Caption.of(said), Captioned(source, said)

@@ -1,5 +1,5 @@
-"""Train a prior. DATA is a folder of pictures (subfolders become classes), a .npy, .npz or idx file, text, or a
-name: digits, fashion-mnist, emoji-google-32, kjv, points:moons.
+"""Train a prior. DATA is a folder of pictures (subfolders become classes) or scans, a .zip, .npy, .npz, idx or NIfTI
+file, zarr, text (docs/files.md), or a name: digits, fashion-mnist, emoji-google-32, kjv, points:moons.
 
 oneprior train photos/ --name photos --dry-run      what it will cost
 oneprior train photos/ --name photos --minutes 60   Ctrl-C leaves a good checkpoint
@@ -52,6 +52,12 @@ class TrainJob(Common):
     """recipe that makes them from the clean ones: real, or such as blur:1-2,noise:10,jpeg:30-60"""
     unconditional: bool = False
     """make nothing of the classes"""
+    label: str | None = None
+    """column of metadata.csv or .jsonl beside the pictures that names the class, instead of subfolders"""
+    text: str | None = None
+    """column of captions, for tokens"""
+    split_by: str | None = None
+    """column of groups, such as the patient, that are never both trained on and held out"""
     captions: bool = False
     """learn from the captions that the data has (names of emoji) instead of the classes; for tokens"""
     net: Literal["auto", "unet", "dit", "mlp", "tokens", "codes", "vq"] = "auto"

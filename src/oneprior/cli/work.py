@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch import Tensor
 from oneprior.cli import inputs
 from oneprior.cli.screen import Screen
 from oneprior.cli.settings import OnPictures, Writing
-from oneprior.results import Result, grid, png
+from oneprior.codecs import Standardise
+from oneprior.data import Scan
+from oneprior.results import Result, grid, picture, png, window_of
 from oneprior.storage import find
-from oneprior.training.files import explained, write_bytes, write_json
+from oneprior.training.files import atomic_folder, explained, write_bytes, write_json
 
 
 class Work:
@@ -39,23 +42,31 @@ class Work:
         self.given = inputs.read(
             self.prior, s.files, self.screen, split=s.split, most=s.n, skip_bad=s.skip_bad, exact=exact
         )
-        self.names = stems(self.given.names)
+        if isinstance(s, Writing) and (window := window_of(self.prior.codec)) is not None:
+            unit: Any = self.prior.codec
+            self.given = replace(self.given, window=window)
+            self.prior.codec = Standardise(0.5, 1 / 6, unit.unit)  # of values that run from 0 to 1 in the window
+        files = self.given.files or [None] * len(self.given)
+        paths = [n if f is None else str(f[0].path) for n, f in zip(self.given.names, files, strict=True)]
+        known = list(dict.fromkeys(paths))
+        self.names = [dict(zip(known, stems(known), strict=True))[p] for p in paths]
+        self._held: dict[Path, dict[int, Tensor]] = {}
         if isinstance(s, Writing):
             said = None if settings is None else self._said(settings)
             self.out = fresh(s.out, command, lambda out: unfinished(out, said, self.given.names) is not None)
             left = None if s.force else unfinished(self.out, said, self.given.names)
             if left is None:
-                free([self.out / f"{n}.png" for n in self.names], s.force)
+                free(list(dict.fromkeys(self.target(k) for k in range(len(self.names)))), s.force)
             else:
                 self._take_up(left)
 
     def _take_up(self, record: dict[str, Any]) -> None:
         """Keep the rows of pictures whose result is there, and not older than what it was made of."""
-        self.nfe, self.seconds, place = record["nfe"], record["seconds"], {n: k for k, n in enumerate(self.names)}
+        self.nfe, self.seconds, place = record["nfe"], record["seconds"], {n: k for k, n in enumerate(self.given.names)}
         for row in record["pictures"]:
             made, of = Path(row["restored"]), Path(row["file"])
-            if made.is_file() and not (of.is_file() and of.stat().st_mtime > made.stat().st_mtime):
-                self.done.add(place[made.stem])
+            if made.exists() and not (of.is_file() and of.stat().st_mtime > made.stat().st_mtime):
+                self.done.add(place[row["file"]])
                 self.rows.append(row)
         self.screen.note(
             f"{self.out}: {len(self.done)} of {len(self.names)} are there from a call that was interrupted"
@@ -83,6 +94,35 @@ class Work:
         """Write NAME.png; returns its path."""
         assert self.out is not None
         return str(write_picture(self.out / f"{name}.png", image))
+
+    def target(self, k: int, what: str = "") -> Path:
+        """Where the result of picture k goes: to a file of the kind it came in."""
+        assert self.out is not None
+        file = self.given.files[k] if self.given.files else None
+        return self.out / f"{self.names[k]}{what}{'.png' if file is None else file[0].suffix}"
+
+    def keep(self, k: int, x: Tensor, what: str = "", exact: bool = False) -> str:
+        """Write x (C, H, W), the result of picture k, into a file like its own; that of a slice once its scan is whole.
+        Returns the path. exact: as of `Scan.encode`."""
+        file, path = self.given.files[k] if self.given.files else None, self.target(k, what)
+        if file is None:
+            return str(write_picture(path, picture(x)))
+        stored, part = file
+        held = self._held.setdefault(path, {})
+        held[part] = x
+        if len(held) == stored.count:
+            low, high = self.given.window or (0.0, 1.0)
+            every = torch.stack([held[i] for i in range(stored.count)]).double().numpy()
+            values = (high - low) * every + (0.0 if exact else low)  # a spread has no origin
+            if isinstance(stored, Scan) and stored.files:
+                with atomic_folder(path) as aside:
+                    for file, data in stored.encode(values[:, 0], aside, exact):
+                        file.write_bytes(data)
+            else:
+                for file, data in stored.encode(values[:, 0] if isinstance(stored, Scan) else values, path, exact):
+                    write_file(file, data)
+            del self._held[path]
+        return str(path)
 
     def _said(self, settings: dict[str, Any]) -> dict[str, Any]:
         return {"prior": self.s.prior, "weights": self.weights, **settings, "seed": self.s.seed}
@@ -141,15 +181,20 @@ def free(paths: Sequence[Path], force: bool) -> None:
 
 def stems(names: Sequence[str]) -> list[str]:
     """File names without folder and ending; where two agree, with their number."""
-    plain = [Path(n).stem for n in names]
+    plain = [p.name if (p := Path(n)).is_dir() else Path(n.removesuffix(".gz")).stem for n in names]
     return [s if plain.count(s) == 1 else f"{s}-{i:04d}" for i, s in enumerate(plain)]
 
 
-def write_picture(path: Path, image: Image.Image) -> Path:
+def write_file(path: Path, data: bytes) -> Path:
+    """Write a file, whose folder is made."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, png(image))
+    write_bytes(path, data)
     return path
+
+
+def write_picture(path: Path, image: Image.Image) -> Path:
+    return write_file(path, png(image))
 
 
 def read_picture(path: Path) -> Tensor:

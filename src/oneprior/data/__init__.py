@@ -10,11 +10,13 @@ from oneprior.data.degrade import Degraded, Recipe
 from oneprior.data.digits import digits
 from oneprior.data.emoji import Emoji, emoji
 from oneprior.data.folder import UnreadableImages, image_folder
+from oneprior.data.foreign import from_dataset
 from oneprior.data.idx import idx_files, read_idx
 from oneprior.data.mirror import Mirrored
 from oneprior.data.pairs import Pairs, image_pairs
 from oneprior.data.points import toy_points
 from oneprior.data.resolve import open_source
+from oneprior.data.scans import Scan, scans
 from oneprior.data.source import (
     ArraySource,
     Batch,
@@ -27,6 +29,7 @@ from oneprior.data.source import (
     split_of,
     subset,
 )
+from oneprior.data.stored import Stored
 
 __all__ = [
     "ArraySource",
@@ -38,12 +41,15 @@ __all__ = [
     "Mirrored",
     "Pairs",
     "Recipe",
+    "Scan",
     "Source",
+    "Stored",
     "Subset",
     "UnreadableImages",
     "array_file",
     "digits",
     "emoji",
+    "from_dataset",
     "held_out",
     "idx_files",
     "image_folder",
@@ -51,6 +57,7 @@ __all__ = [
     "in_memory",
     "open_source",
     "read_idx",
+    "scans",
     "split_of",
     "subset",
     "toy_points",

@@ -1,6 +1,8 @@
-"""Arrays in `.npy` and `.npz` files: pictures (N, H, W), (N, H, W, C) or (N, C, H, W), or vectors (N, d)."""
+"""Arrays in `.npy` and `.npz` files and zarr folders: pictures (N, H, W[, C]) or (N, C, H, W), vectors (N, d)."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +26,11 @@ def array_file(
     """A source over an array file.
 
     Bytes are divided by 255 (256 levels), uint16 by 65535 (65,536 levels), bool is {0, 1}; float pictures must lie in
-    [0, 1] or in `value_range`. Vectors (N, d) are unbounded and kept as they are. A `.npy` file is memory-mapped.
+    [0, 1] or in `value_range`. Vectors (N, d) are unbounded and kept as they are. A `.npy` file is memory-mapped;
+    of zarr (with the extra `large`) the chunks that a batch needs are read.
 
     Args:
-        path: A `.npy` or `.npz` file. Files of pickled objects are refused.
+        path: A `.npy` or `.npz` file, or a zarr array or group. Files of pickled objects are refused.
         key: Array of a `.npz` file that holds the samples; by default the first of `IMAGE_KEYS`, or the only array
             besides the labels.
         labels: Array (N,) of integers or names, a `.npy` file of them, or the key of one in the `.npz` file;
@@ -43,10 +46,13 @@ def array_file(
             states no range, labels that do not match.
     """
     path = Path(path)
-    if not path.is_file():
+    zarr = is_zarr(path)
+    if not path.is_file() and not zarr:
         raise FileNotFoundError(f"no file {path}")
     try:
-        if path.suffix == ".npz":
+        if zarr:
+            found = _zarr(path)
+        elif path.suffix == ".npz":
             with path.open("rb") as file:  # numpy leaves a damaged archive open
                 found = dict(np.load(file, allow_pickle=False))
         else:
@@ -64,12 +70,59 @@ def array_file(
         label = None if name is None else found.pop(name)
     else:
         label = np.asarray(labels)
+    label = None if label is None else label[:]
     array = found[_key(path, found, key)]
     array, levels, (low, high) = _pictures(path, array, layout, value_range)
     if label is not None:
         label, classes = _labels(path, label, len(array), classes)
     facts = DataFacts(array.shape[1:], classes if label is not None else None, levels, path.stem, "unknown", len(array))
     return ArraySource(facts, array, label, low, high)
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a zarr array or group, of format 2 or 3."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
+
+
+@dataclass(frozen=True, eq=False)
+class Chunked:
+    """A zarr array as (N, C, H, W), or as stored (last is None); rows are read when asked for."""
+
+    stored: Any
+    last: bool | None = None
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        a = np.asarray(self.stored[rows] if isinstance(rows, slice | int) else self.stored.oindex[rows])
+        return a if self.last is None else np.moveaxis(a, -1, -3) if self.last else np.expand_dims(a, -3)
+
+    def __len__(self) -> int:
+        return self.stored.shape[0]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.stored.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return self.stored.size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        n, *rest = self.stored.shape
+        return (n, *rest) if self.last is None else (n, rest[2], *rest[:2]) if self.last else (n, 1, *rest)
+
+
+def _zarr(path: Path) -> dict[str, Any]:
+    """The arrays of a group, or the one array."""
+    import zarr
+
+    node: Any = zarr.open(str(path), mode="r")
+    arrays = {name: array for name, array in node.arrays()} if hasattr(node, "arrays") else {"arr_0": node}
+    return {name: Chunked(array) for name, array in arrays.items()}
 
 
 def _key(path: Path, found: dict[str, np.ndarray], key: str | None) -> str:
@@ -110,7 +163,12 @@ def _pictures(
         if value_range is not None:
             raise ValueError(f"{path} holds vectors of shape {shape}, kept as they are; value_range is for pictures")
         return array, None, (0, 1)
-    array = array[:, None] if array.ndim == 3 else np.moveaxis(array, 3, 1) if layout == "NHWC" else array
+    if array.ndim == 3 or layout == "NHWC":
+        last = array.ndim == 4
+        if isinstance(array, Chunked):
+            array = Chunked(array.stored, last)
+        else:
+            array = np.moveaxis(array, 3, 1) if last else array[:, None]
     if bounds is None:
         levels = {"uint8": 256, "uint16": 65536, "bool": 2}[kind.name]
         if value_range is not None:

@@ -1,4 +1,4 @@
-"""A folder of pictures, with a subfolder for every class or without any.
+"""A folder or a zip archive of pictures: classes by subfolder or by a column of `metadata.csv`, or none.
 
 What happens to a picture, in this order:
     turn       the EXIF orientation is applied
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oneprior.data.source import Batch, DataFacts, Source, checked, split_of
+from oneprior.data import metadata, zips
+from oneprior.data.source import Batch, Captioned, DataFacts, Source, apart, checked, held_out
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -58,15 +59,27 @@ class _Look:
 
 
 def _open(path: Path) -> Image:
-    """The decoded picture, turned, in mode L, RGB, RGBA, LA or (16-bit) F with values in [0, 1]."""
+    """The decoded picture, as `upright` gives it."""
+    from PIL import Image
+
+    with zips.stream(path) as raw, Image.open(raw) as file:
+        return upright(file)
+
+
+def is_deep(file: Image) -> bool:
+    """Whether a picture is grey of 16 bits."""
+    return file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM"))
+
+
+def upright(file: Image) -> Image:
+    """The picture turned as EXIF says, in mode L, RGB, RGBA, LA or (16-bit) F with values in [0, 1]."""
     from PIL import Image, ImageOps
 
-    with Image.open(path) as file:
-        sixteen = file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM"))
-        if file.mode in ("I", "F") and not sixteen:
-            raise ValueError(f"32-bit pixels (mode {file.mode}) state no range; store such data as .npy")
-        file.load()
-        image = ImageOps.exif_transpose(file)
+    sixteen = is_deep(file)
+    if file.mode in ("I", "F") and not sixteen:
+        raise ValueError(f"32-bit pixels (mode {file.mode}) state no range; store such data as .npy")
+    file.load()
+    image = ImageOps.exif_transpose(file)
     if sixteen:
         return Image.fromarray(np.asarray(image).astype(np.float32) / np.float32(65535))
     if "transparency" in image.info:
@@ -182,9 +195,13 @@ def image_folder(
     size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     labels: bool | None = None,
+    label: str | None = None,
+    text: str | None = None,
+    split_by: str | None = None,
+    mixed: bool = False,
     skip_bad: bool = False,
 ) -> Source:
-    """A source over a folder of pictures; the policy is at the head of this module.
+    """A source over a folder (or a .zip) of pictures; the policy is at the head of this module.
 
     Every file is decoded once here, so that a damaged one is found now and not in the middle of training.
 
@@ -194,18 +211,24 @@ def image_folder(
         size: Side or (height, width) of the pictures; None where all have one size already.
         channels: 1 or 3; None: 3 if any picture has colour.
         labels: Whether subfolders are classes (in the order of their names); None: yes, if there are at least two.
+        label: Column of the folder's table that names the class instead (see `data.metadata`).
+        text: Column of captions.
+        split_by: Column of groups, such as the patient, that are never on both sides of a split.
+        mixed: Take pictures of 8 and of 16 bits together, each by its own range.
         skip_bad: Leave out pictures that cannot be read instead of raising.
 
     Raises:
         FileNotFoundError: no such folder, or no picture in it.
         NotADirectoryError: the path is a file.
         UnreadableImages: pictures that cannot be read, named and counted.
-        ValueError: pictures of different sizes without `size`, pictures beside class folders, a bad setting.
+        ValueError: pictures of different depths, or of different sizes without `size`; pictures beside class folders;
+            a table that names absent files or has no such column; a bad setting.
     """
     root = Path(path)
     if not root.exists():
         raise FileNotFoundError(f"no folder {root} (from {Path.cwd()})")
-    if not root.is_dir():
+    packed = root.is_file() and root.suffix.lower() == ".zip"
+    if not root.is_dir() and not packed:
         raise NotADirectoryError(f"{root} is a file; expected a folder of pictures")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is {channels}; expected 1 (grey) or 3 (colour)")
@@ -216,12 +239,18 @@ def image_folder(
 
     train, test = _split_folders(root)
     on_disk = train is not None and test is not None
+    if on_disk and split_by:
+        raise ValueError(f"{root} is split on disk, into {train} and {test}: leave out split_by")
     parts = [folder for name, folder in (("train", train), ("test", test)) if folder and split in (name, "all")]
     parts = parts if on_disk else [root]
-    classes = _classes(train or root, labels)
-    files = [file for part in parts for file in _images(part)]
+    rows: metadata.Rows = {}
+    for folder in (root, train, test):
+        rows |= metadata.rows(folder) if folder and not packed else {}
+    classes = None if packed or label else _classes(train or root, labels)
+    files = zips.members(root, SUFFIXES) if packed else [file for part in parts for file in _images(part)]
     if not files:
-        others = Counter(p.suffix or "no suffix" for p in root.rglob("*") if p.is_file() and p.name[0] != ".")
+        inside = () if packed else root.rglob("*")
+        others = Counter(p.suffix or "no suffix" for p in inside if p.is_file() and p.name[0] != ".")
         held = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(3)) or "nothing"
         raise FileNotFoundError(f"no pictures in {root}: it holds {held}; expected {', '.join(sorted(SUFFIXES))}")
 
@@ -232,25 +261,42 @@ def image_folder(
         raise UnreadableImages(root, bad, len(files))
     good = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, _Look)]
 
+    depths = Counter(look.bits for _, look in good)
+    if len(depths) > 1 and not mixed:
+        held = " and ".join(f"{n} of {bits} bits" for bits, n in sorted(depths.items()))
+        raise ValueError(f"pictures of different depths in {root} ({held}): bring them to one, or train on one kind")
     sizes = Counter(look.size for _, look in good)
     if size is None and len(sizes) > 1:
         common = ", ".join(f"{n} of {h} x {w}" for (h, w), n in sizes.most_common(3))
         raise ValueError(f"pictures of {len(sizes)} sizes in {root} ({common}, ...); pass size= to bring them to one")
     height, width = next(iter(sizes)) if size is None else (size, size) if isinstance(size, int) else size
     channels = channels or (3 if any(look.colour for _, look in good) else 1)
-    numbers = None
-    if classes is not None:
-        numbers = np.array([_label(file, parts, classes) for file, _ in good], dtype=np.int64)
+    kept = tuple(file for file, _ in good)
+    numbers, chosen = None, range(len(kept))
+    if label:
+        numbers, classes = metadata.numbered(
+            metadata.column(rows, label, kept, root), (row[label] for row in rows.values() if label in row)
+        )
+    elif packed and labels is not False and (listed := zips.labels(root)) is not None:
+        numbers, classes = metadata.numbered([listed[file] for file in kept])
+    elif classes is not None:
+        numbers = [_label(file, parts, classes) for file in kept]
+    if split != "all" and not on_disk:
+        groups = metadata.column(rows, split_by, kept, root) if split_by else None
+        both = held_out(len(kept)) if groups is None else apart(groups)
+        chosen = both[split == "test"].tolist()
+    captions = metadata.column(rows, text, kept, root) if text else None
     facts = DataFacts(
         shape=(channels, height, width),
         classes=classes,
-        levels=256 if all(look.bits == 8 for _, look in good) else None,
+        levels=256 if set(depths) == {8} else None,
         name=root.resolve().name,
         licence="unknown",
-        count=len(good),
+        count=len(chosen),
     )
-    source = ImageFolder(facts, tuple(file for file, _ in good), numbers)
-    return source if on_disk else split_of(source, split)
+    own = None if numbers is None else np.array([numbers[i] for i in chosen], dtype=np.int64)
+    source = ImageFolder(facts, tuple(kept[i] for i in chosen), own)
+    return source if captions is None else Captioned(source, tuple(captions[i] for i in chosen))
 
 
 def _label(file: Path, parts: list[Path], classes: tuple[str, ...]) -> int:

@@ -3,14 +3,17 @@
 import os
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-from oneprior.data.arrays import array_file
+from oneprior.data.arrays import array_file, is_zarr
 from oneprior.data.digits import digits
 from oneprior.data.emoji import NAMES as EMOJI
 from oneprior.data.emoji import emoji
-from oneprior.data.folder import image_folder
+from oneprior.data.folder import _images, image_folder
+from oneprior.data.foreign import from_dataset, saved
 from oneprior.data.idx import FASHION, idx_files, is_idx_folder
 from oneprior.data.points import POINTS, toy_points
+from oneprior.data.scans import is_scan, scan_source
 from oneprior.data.source import Source, split_of
 
 NAMES = ("digits", "fashion-mnist", *EMOJI, *(f"points:{name}" for name in POINTS))
@@ -35,13 +38,29 @@ def _locate(spec: str) -> Path:
     raise FileNotFoundError(f"no data at {spec!r}{hint}")
 
 
+def holds_scans(path: Path) -> bool:
+    """Whether a path is a scan, or a folder with scans and no picture."""
+    if path.is_file():
+        return is_scan(path)
+    return path.is_dir() and any(is_scan(p) for p in path.rglob("*")) and not _images(path)
+
+
+def is_pictures(path: Path) -> bool:
+    """Whether a folder is taken as one of pictures: it is of nothing else that is known."""
+    return path.is_dir() and not (is_idx_folder(path) or is_zarr(path) or holds_scans(path))
+
+
 def open_source(
-    spec: str | Path,
+    spec: str | Path | Any,
     *,
     split: str = "all",
     size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     labels: bool | None = None,
+    label: str | None = None,
+    text: str | None = None,
+    split_by: str | None = None,
+    mixed: bool = False,
     skip_bad: bool = False,
 ) -> Source:
     """The source that a name or a path stands for.
@@ -51,29 +70,38 @@ def open_source(
 
     "digits", "fashion-mnist" (its files lie in $ONEPRIOR_DATA/fashion-mnist), "emoji-google-32" (in
     $ONEPRIOR_DATA/emoji; also twitter, 64, and with -untoned at the end), "points:moons" and the like; a folder of
-    pictures or of idx files; a `.npy`, `.npz` or idx file. A relative path is looked for here, then in $ONEPRIOR_DATA.
+    pictures, of scans (NIfTI, DICOM) or of idx files; a zip of pictures; a `.npy`, `.npz` or idx file, a zarr folder; a
+    folder of Hugging Face's `save_to_disk`, or a data set in memory (`data.foreign`). A relative path is looked for
+    here, then in $ONEPRIOR_DATA.
     A name wins over a folder of that name (write ./digits for the folder).
 
     Args:
-        spec: Name or path.
+        spec: Name or path, or a data set with `len` and `[i]`.
         split: "train", "test" or "all"; sources without a split of their own hold out the fixed fifth of `held_out`.
         size: As for `image_folder`; refused elsewhere, as are `channels` and `labels`.
         channels: As for `image_folder`.
-        labels: As for `image_folder`.
+        labels, label, text, split_by, mixed: As for `image_folder`.
         skip_bad: As for `image_folder`; nothing to skip elsewhere.
 
     Raises:
         FileNotFoundError: no such name or path.
         ValueError: a setting that does not apply, a kind of file that is not known, and what the sources raise.
     """
+    if not isinstance(spec, str | Path):
+        return split_of(from_dataset(spec, label=label, text=text, size=size, channels=channels), split)
     name = str(spec)
-    asked = {"size": size, "channels": channels, "labels": labels}
+    asked = {"size": size, "channels": channels, "labels": labels, "label": label, "text": text, "split_by": split_by}
     asked = {key: value for key, value in asked.items() if value is not None}
     _, vendor, side, *untoned = name.split("-") if name in EMOJI else ("", "", "0")
     drawn = name == "digits" or name.startswith("points:")
     path = None if drawn else _locate(f"emoji/emoji-{vendor}-{side}.npz" if vendor else name)
-    if path is not None and path.is_dir() and not is_idx_folder(path):
-        return image_folder(path, split=split, size=size, channels=channels, labels=labels, skip_bad=skip_bad)
+    if path is not None and (path / "state.json").is_file() | (path / "dataset_dict.json").is_file():
+        dataset, parted = saved(path, split)
+        one = from_dataset(dataset, label=label, text=text, size=size, channels=channels)
+        return one if parted else split_of(one, split)
+    as_pictures = path is not None and (path.suffix.lower() == ".zip" if path.is_file() else is_pictures(path))
+    if path is not None and as_pictures:
+        return image_folder(path, split=split, mixed=mixed, skip_bad=skip_bad, **asked)
     if asked:
         given = ", ".join(f"{key}={value}" for key, value in asked.items())
         raise ValueError(f"{given} applies to folders of pictures; {name!r} is used as it is stored")
@@ -83,10 +111,16 @@ def open_source(
         return split_of(toy_points(name.removeprefix("points:")), split)
     if vendor:
         return emoji(path.parent, vendor, int(side), split=split, tones=not untoned)
+    if holds_scans(path):
+        return scan_source(path, split)
+    if is_zarr(path):
+        return split_of(array_file(path), split)
     if path.is_dir():
         return idx_files(path, split, FASHION if path.name == "fashion-mnist" else None)
     if path.suffix in (".npy", ".npz"):
         return split_of(array_file(path), split)
     if "idx" in path.name:
         return split_of(idx_files(path), split)
-    raise ValueError(f"{path} is no data that is known: expected a folder of pictures, .npy, .npz or idx files")
+    raise ValueError(
+        f"{path} is no data that is known: expected a folder of pictures or scans, .zip, .npy, .npz, idx or NIfTI files"
+    )

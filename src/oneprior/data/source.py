@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class DataFacts:
         name: A short name.
         licence: Licence and origin, where known.
         count: Number of samples.
+        unit: None for pictures in [0, 1] and vectors; of scans, what a value is ("HU", or "stored values").
     """
 
     shape: tuple[int, ...]
@@ -41,6 +42,7 @@ class DataFacts:
     name: str
     licence: str
     count: int
+    unit: str | None = None
 
     def __post_init__(self) -> None:  # lists, as JSON gives them back, become tuples
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -85,14 +87,14 @@ class ArraySource:
 
     Attributes:
         facts: Its facts.
-        array: Samples, with shape (N, *facts.shape), any real dtype.
+        array: Samples, with shape (N, *facts.shape), any real dtype; also what is read by rows, as `arrays.Chunked`.
         labels: int64 with shape (N,), or None.
         low: Stored value that becomes x = 0.
         high: Stored value that becomes x = 1.
     """
 
     facts: DataFacts
-    array: np.ndarray
+    array: Any
     labels: np.ndarray | None = None
     low: float = 0.0
     high: float = 1.0
@@ -196,6 +198,28 @@ def held_out(count: int, seed: int = 1, groups: np.ndarray | None = None) -> tup
         each = round(count / 5 / len(names))
         test = np.concatenate([order[groups[order] == name][:each] for name in names])
     return np.setdiff1d(np.arange(count), test), np.sort(test)
+
+
+def apart(groups: Sequence[str], seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """As `held_out`, with whole groups on one side (slices of a scan, pictures of a patient): groups are held out in
+    the order of their rank until they make up a fifth of the samples. Values that say it, train and test, are obeyed.
+
+    Raises:
+        ValueError: fewer than two groups.
+    """
+    names, which = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"a split by groups wants two of them or more; all {len(which)} samples are of '{names[0]}'")
+    said = {"train": False, "test": True, "val": True, "valid": True, "validation": True}
+    if all(name.lower() in said for name in names):
+        out = np.array([said[name.lower()] for name in names])
+    else:
+        order = np.argsort(np.random.Philox(key=seed).random_raw(len(names)), kind="stable")
+        before = np.cumsum(np.bincount(which)[order]) - np.bincount(which)[order]
+        out = np.zeros(len(names), dtype=bool)
+        out[order[before < len(which) / 5]] = True
+        out[order[-1]] = False
+    return np.flatnonzero(~out[which]), np.flatnonzero(out[which])
 
 
 def split_of(source: Source, split: str, groups: np.ndarray | None = None) -> Source:
