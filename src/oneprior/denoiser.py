@@ -65,17 +65,20 @@ class Denoiser(nn.Module, ABC):
         """A denoiser for one trajectory: self, or a fresh object where a trajectory has state (momentum, jitter)."""
         return self
 
+    def residual(self, x0: Tensor, t: Time, noise: Tensor, **cond: Any) -> Tensor:
+        """(alpha / sigma)(x_0 - D(x_t, t)) = e - eps, (B, *): what is wrong about the noise that is found in x_t."""
+        a, b, s = aligned(self.schedule.at(t), x0)
+        x = a * x0 + s * noise
+        if b is not None:
+            x = x + b * cond["y"]
+        return (x0 - self(x, t, **cond).mean) * (a / s)
+
     def nats(self, x0: Tensor, t: Time, noise: Tensor, **cond: Any) -> Tensor:
         """SNR |x_0 - D(x_t, t)|^2 summed per sample, (B,): the integrand of the bound, in nats per unit of lam.
 
         x0, noise (B, *); t > 0 a float or (B,). Integrated over lam it is -log p(x_0) up to a constant free of cond.
         """
-        a, b, s = aligned(self.schedule.at(t), x0)
-        x = a * x0 + s * noise
-        if b is not None:
-            x = x + b * cond["y"]
-        err = (x0 - self(x, t, **cond).mean) * (a / s)
-        return err.square().flatten(1).sum(1)
+        return self.residual(x0, t, noise, **cond).square().flatten(1).sum(1)
 
 
 class Wrapper(Denoiser):

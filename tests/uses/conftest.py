@@ -38,6 +38,11 @@ class ByLabel(Denoiser):
 
 
 @pytest.fixture(scope="session")
+def by_label() -> type[ByLabel]:
+    return ByLabel
+
+
+@pytest.fixture(scope="session")
 def toy() -> tuple[ByLabel, Tensor, Tensor]:
     """The card's: 6 classes of 4 components in 4-d, means N(0, 1.3^2), variance 0.25; 300 samples and their class."""
     g = torch.Generator().manual_seed(3)

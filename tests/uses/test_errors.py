@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from oneprior.denoiser import Denoiser, Facts, wrap
-from oneprior.exact import Gaussian
+from oneprior.exact import Gaussian, TokenLaw
 from oneprior.guidance import CFG
 from oneprior.posterior import Posterior
 from oneprior.schedules import EDM, VE, VP, Cosine, RectifiedFlow, Schedule
+from oneprior.tokens import Absorbing, TokenDenoiser
+from oneprior.tokens import Uniform as TokenUniform
+from oneprior.uses.classify import classify
 from oneprior.uses.errors import Plan, errors
 
 LABELS = {"label": torch.arange(6)}
@@ -115,6 +118,9 @@ def test_conditions_as_a_list_and_conditions_of_the_images() -> None:
     tokens = torch.randn(3, 7, 2)
     errors(den, x, {"tokens": tokens}, Plan(1))
     assert torch.equal(den.seen["tokens"], torch.cat([tokens, tokens]))
+    den.facts = Facts(null={"label": torch.tensor([9])})  # as a batch of one, which is how priors keep it
+    errors(den, x, [{}, {"label": 3}], Plan(1))
+    assert den.seen["label"].tolist() == [9, 3, 9, 3]
 
 
 def test_what_is_refused(toy: Any) -> None:
@@ -131,12 +137,71 @@ def test_what_is_refused(toy: Any) -> None:
         Plan(8, t=(0.0, 1.0)).nodes(den)
 
 
-def test_l1_is_the_sum_of_absolute_errors() -> None:
+@pytest.fixture
+def zero() -> Denoiser:
+    """A network that finds no noise: the residual is eps itself."""
+
     class Zero(nn.Module):
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
             return torch.zeros_like(x)
 
-    den, x = wrap(Zero(), Cosine(), "eps"), torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    one, two = (errors(den, x, None, Plan(4), norm=norm, seeds=range(50)) for norm in ("l1", "l2"))
-    assert bool((one.x.square() <= 3 * two.x * (1 + 1e-4)).all()) and bool((two.x <= one.x.square() * (1 + 1e-4)).all())
-    assert one.x.mean().item() == pytest.approx(3 * (2 / pi) ** 0.5, rel=0.1)  # |eps| of 600 normal numbers
+    return wrap(Zero(), Cosine(), "eps")
+
+
+def test_norms(zero: Denoiser) -> None:
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    l1, l2, two = (errors(zero, x, None, Plan(4), norm=norm, seeds=range(50)) for norm in ("l1", "l2", "squared"))
+    assert bool((l1.x.square() <= 3 * two.x * (1 + 1e-4)).all()) and bool((two.x <= l1.x.square() * (1 + 1e-4)).all())
+    assert l1.x.mean().item() == pytest.approx(3 * (2 / pi) ** 0.5, rel=0.1)  # |eps| of 600 normal numbers
+    torch.testing.assert_close(l2.x, two.x.sqrt())
+    most = errors(zero, x, None, Plan(4), norm=lambda r: r.abs().amax(1), seeds=range(50))
+    assert bool((most.x <= l2.x).all()) and most.norm == "<lambda>" and two.norm == "squared"
+    with pytest.raises(ValueError, match="norm 'huber' is not known: one of squared, l2, l1"):
+        errors(zero, x, norm="huber")
+
+
+def test_latents_are_data_in_the_range_of_the_model(by_label: Any) -> None:
+    """A latent model's ratios are those of the pixels where the code loses nothing: z = (x - m) / s."""
+    laws = [Gaussian([0.4, -0.3], 0.3), Gaussian([-0.5, 0.1], 0.3)]
+    inside = [Gaussian((law.mean - 0.2) / 1.7, law.cov / 1.7**2) for law in laws]
+    x = laws[0].sample(100, seeds=range(100))
+    den = by_label(inside, RectifiedFlow())
+    table = errors(den, (x - 0.2) / 1.7, {"label": torch.arange(2)}, Plan(256, lam=(-5.0, 5.0)), seeds=range(100))
+    ratio, exact = -table.total().diff(dim=1)[:, 0], laws[1].log_prob(x) - laws[0].log_prob(x)
+    e, t = ratio - ratio.mean(), exact - exact.mean()
+    assert e @ t > 0.97 * e.norm() * t.norm() and abs(e @ t / (t @ t) - 1) < 0.05
+
+
+@pytest.mark.parametrize("corruption", [Absorbing(4), TokenUniform(3)])
+def test_tokens(corruption: Any) -> None:
+    """The bound of an exact denoiser is the log-likelihood itself: ratios of two laws over 27 sequences are nats."""
+    g = torch.Generator().manual_seed(0)
+    laws = [TokenLaw(torch.rand(3, 3, 3, generator=g) ** 2) for _ in range(2)]
+    timed = not isinstance(corruption, Absorbing)
+
+    class Either(nn.Module):
+        def forward(self, x: Tensor, t: Any = None, *, label: Tensor) -> Tensor:
+            both = torch.stack([law.net(corruption)(x, 0.5 if t is None else t) for law in laws])
+            return both[label, torch.arange(len(x))]
+
+    den = TokenDenoiser(Either(), corruption, timed=timed, facts=Facts(null={"label": 2}))
+    x = laws[0].sequences[::3]
+    n = 3 * 150
+    table = errors(den, x, {"label": torch.arange(2)}, Plan(n), seeds=range(len(x)), max_batch=8192)
+    assert table.weight.sum().item() == pytest.approx(1.0) and torch.equal(
+        table.lam.argsort(), table.nodes.t.argsort().flip(0)
+    )
+    own = table.x.diff(dim=2)[..., 0]
+    exact = laws[0].log_prob(x) - laws[1].log_prob(x)
+    assert bool((own.mean(0) - exact).abs().lt(4 * own.std(0) / n**0.5 + 0.02).all())
+    found = classify(den, x, {"label": torch.arange(2)}, Plan(n), seeds=range(len(x)), max_batch=8192)
+    sure = exact.abs() > 0.5
+    assert torch.equal(found.x[sure], (exact < 0).long()[sure])
+    with pytest.raises(ValueError, match="norm = l1: tokens have no residual"):
+        errors(den, x, {"label": torch.arange(2)}, norm="l1")
+
+
+def test_more_classes_than_are_known(toy: Any) -> None:
+    den, x, _ = toy
+    with pytest.raises(ValueError, match="labels up to 6 were given; this denoiser knows 6 classes, 0 to 5"):
+        errors(den, x, {"label": torch.arange(7)})

@@ -46,25 +46,27 @@ def prompted(text: Text, prompt: str, length: int) -> Hold:
     return Hold(torch.tensor(ids), torch.tensor(given))
 
 
+def integrand(den: TokenDenoiser, x0: Tensor, t: Tensor, u: Tensor, **cond: Any) -> Tensor:
+    """Nats a sequence, (B,), whose mean over t (B,) and u (B, L), both uniform in (0, 1), bounds -log p(x_0 | cond).
+
+    Masks and a network without time: the schedule-free form, exact in the number of masks, ceil(t L). Else the
+    continuous-time bound with the prior's term; it is unbiased but for times within 1e-4 of the ends.
+    """
+    c, L = den.corruption, x0.shape[1]
+    if isinstance(c, Absorbing) and not den.timed:
+        n = (t[:, None] * L).ceil().clamp(1, L)
+        return masked_bound(den, x0, x0.masked_fill(u.argsort(1).argsort(1) < n, c.vocab - 1), **cond)
+    t = t.clamp(1e-4, 1 - 1e-4)
+    return bound(den, x0, t, c.corrupt(x0, t, u), **cond) + prior_term(c, x0)
+
+
 @torch.no_grad()
 def nats(den: TokenDenoiser, x0: Tensor, draws: int = 8, seeds: Sequence[int] | None = None, **cond: Any) -> Tensor:
-    """Nats a sequence, (B, draws), whose mean over draws is a bound on -log p(x_0 | cond); levels are stratified.
-
-    Masks and a network without time: the schedule-free form, exact in the number of masks. Else the continuous-time
-    bound with the prior's term; it is unbiased but for times within 1e-4 of the ends.
-    """
+    """`integrand` at `draws` stratified levels of corruption, (B, draws): its mean over draws bounds -log p(x_0)."""
     if draws < 1:
         raise ValueError(f"draws = {draws}: one level of corruption or more was expected")
-    B, L = x0.shape
-    coins, c, out = Coins(range(B) if seeds is None else seeds), den.corruption, []
+    coins, out = Coins(range(len(x0)) if seeds is None else seeds), []
     for j in range(draws):
         level = (j + coins(j, "level", (1,)).to(x0.device)) / draws
-        u = coins(j, "which", (L,)).to(x0.device)
-        if isinstance(c, Absorbing) and not den.timed:
-            n = (level * L).ceil().clamp(1, L)
-            z = x0.masked_fill(u.argsort(1).argsort(1) < n, c.vocab - 1)
-            out.append(masked_bound(den, x0, z, **cond))
-        else:
-            t = level[:, 0].clamp(1e-4, 1 - 1e-4)
-            out.append(bound(den, x0, t, c.corrupt(x0, t, u), **cond) + prior_term(c, x0))
+        out.append(integrand(den, x0, level[:, 0], coins(j, "which", tuple(x0.shape[1:])).to(x0.device), **cond))
     return torch.stack(out, 1)
