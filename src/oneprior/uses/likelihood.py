@@ -66,7 +66,7 @@ def likelihood(
     lo, hi = _ends(den)
     if steps < 1 or (probes is not None and probes < 1):
         raise ValueError(f"steps = {steps}, probes = {probes}: at least 1 was expected (None for the exact trace)")
-    d, calls, probe = x0[0].numel(), 0, _probes(x0, probes, seeds)
+    d, calls, probe = x0[0].numel(), 0, sign_vectors(x0, probes, seeds)
     start, end = asinh((hi - 1) / 2), asinh((lo - 1) / 2)
     h = (end - start) / steps
 
@@ -81,7 +81,7 @@ def likelihood(
             u = u.detach().requires_grad_(bool(vectors))
             mean = den(n * u, t, **cond).mean
             inner = [
-                _dot(v, torch.autograd.grad(mean, u, v, retain_graph=v is not vectors[-1], materialize_grads=True)[0])
+                dot(v, torch.autograd.grad(mean, u, v, retain_graph=v is not vectors[-1], materialize_grads=True)[0])
                 for v in vectors
             ]
         return a / n, mean.detach(), inner
@@ -111,7 +111,7 @@ def likelihood(
     r = u - c * mean
     rJr, s2 = call(u, lo, [r])[2][0], 1 - c * c
     cJ = d * c * c - f  # c tr J of the last node
-    total = total - 0.5 * ((_dot(r, r) + c * rJr) / s2 + d * log(2 * pi * s2) + cJ)
+    total = total - 0.5 * ((dot(r, r) + c * rJr) / s2 + d * log(2 * pi * s2) + cJ)
     return Likelihood(total, _bits(total, d, codec), calls)
 
 
@@ -153,15 +153,21 @@ def _ends(den: Denoiser) -> tuple[float, float]:
     return lo, hi
 
 
-def _probes(x0: Tensor, probes: int | None, seeds: Sequence[int] | None) -> list[Tensor]:
-    if probes is None:
-        eye = torch.eye(x0[0].numel(), dtype=x0.dtype, device=x0.device)
-        return [e.reshape(1, *x0.shape[1:]).expand_as(x0) for e in eye]
-    noise = Seeded(range(len(x0)) if seeds is None else seeds, "likelihood")
-    return [torch.where(noise(k, x0) < 0, -1.0, 1.0).to(x0) for k in range(probes)]
+def sign_vectors(
+    x: Tensor, count: int | None, seeds: Sequence[int] | None = None, key: str = "likelihood"
+) -> list[Tensor]:
+    """`count` vectors of signs like x (B, *), drawn from seeds (range(B) without); None: the d unit vectors."""
+    if count is None:
+        eye = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)
+        return [e.reshape(1, *x.shape[1:]).expand_as(x) for e in eye]
+    if count < 1:
+        raise ValueError(f"{count} probes: at least 1 was expected (None for the exact trace)")
+    noise = Seeded(range(len(x)) if seeds is None else seeds, key)
+    return [torch.where(noise(k, x) < 0, -1.0, 1.0).to(x) for k in range(count)]
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each sample, (B,) float64."""
     return (a * b).double().flatten(1).sum(1)
 
 
