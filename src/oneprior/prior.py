@@ -33,7 +33,17 @@ from oneprior.guidance.tiles import tiled
 from oneprior.noise import uniform
 from oneprior.operators import Measurement
 from oneprior.paths import Hold
-from oneprior.results import Classified, Likelihood, Restored, Result, noises, unwrap, window_of
+from oneprior.results import (
+    Classified,
+    Dimensions,
+    Likelihood,
+    Matched,
+    Restored,
+    Result,
+    noises,
+    unwrap,
+    window_of,
+)
 from oneprior.sampling import Sampler, Solver, sample
 from oneprior.sampling import sampler as named
 from oneprior.sampling.gridsearch import search
@@ -41,7 +51,9 @@ from oneprior.trace import Counted, Frames, Trace
 from oneprior.uses.classify import classify
 from oneprior.uses.edit import translate
 from oneprior.uses.errors import Plan
+from oneprior.uses.geometry import TIMES, dimension
 from oneprior.uses.likelihood import likelihood
+from oneprior.uses.match import match, tapped, together
 from oneprior.uses.restore import restore
 from oneprior.uses.restore.paired import asked, paired
 from oneprior.uses.restore.run import paired_off, spread
@@ -269,6 +281,64 @@ class Prior:
         bpd = None if log_bin is None else -(out.x / d + log_bin) / 0.6931471805599453
         said = {"steps": steps, "probes": probes, "seed": seed, "dequantise": dequantise, **cond}
         return Likelihood(out.x + d * self.codec.logdet, (seed,), said, run.calls, run.seconds, bpd)
+
+    def dimension(
+        self,
+        x: Any,
+        *,
+        method: str = "flipd",
+        t0: Sequence[float] = TIMES,
+        count: int | None = None,
+        seed: int = 0,
+        **cond: Any,
+    ) -> Dimensions:
+        """Local intrinsic dimension at each x, as a curve over times and one estimate; low at a sample suggests a copy.
+
+        Of pictures it ranks rather than counts. The rest as in `uses.geometry.dimension`.
+        """
+        m = self._encode(x)
+        with self._timed() as run:
+            ports: dict[str, Any] = self._ports(len(m), cond)
+            out = dimension(run, m, method, t0=t0, count=count, seeds=range(seed, seed + len(m)), **ports)
+        said = {"method": method, "count": count, "seed": seed, **cond}
+        return Dimensions(out.x, (seed,), said, run.calls, run.seconds, out.curve, out.t)
+
+    def match(
+        self,
+        a: Any,
+        b: Any,
+        points: Tensor | None = None,
+        *,
+        t: float = 0.1,
+        layers: Sequence[str] = (),
+        noises: int = 4,
+        window: int = 1,
+        mask: Tensor | None = None,
+        seed: int = 0,
+        **cond: Any,
+    ) -> Matched:
+        """Where in pictures b the points of pictures a are, by features of the network; both (B, C, H, W).
+
+        points: (B, P, 2) or (P, 2), (x, y) in pixels of a; 8 x 8 evenly spaced ones without. t, layers, noises: as in
+        `uses.match.tapped`; window, mask: as in `uses.match.match`. Fusing features with others: `uses.match.fuse`.
+        """
+        pair = [self._checked(v) for v in (a, b)]
+        size = (self.shape[-2], self.shape[-1])
+        if points is None:
+            y, x = (((torch.arange(8) + 0.5) / 8 * n).repeat(8) for n in size)
+            points = torch.stack([x, y.reshape(8, 8).mT.flatten()], 1)
+        points = points.to(self.device).expand(len(pair[0]), *points.shape[-2:])
+        with self._timed() as run:
+            maps = [
+                tapped(run, self.codec.encode(v), t, layers, noises=noises, seed=seed, **self._ports(len(v), cond))
+                for v in pair
+            ]
+            h, w = max(tuple(v.shape[2:]) for v in maps[0].values())
+            out = match(*together(*maps, (h, w)), points, size, mask=mask, window=window)
+        said = {"t": t, "layers": list(maps[0]), "noises": noises, "window": window, "seed": seed, **cond}
+        return Matched(
+            out.x, (seed,), said, run.calls, run.seconds, points, out.score, out.mutual, torch.stack(pair)
+        )  # fmt: skip
 
     # ---- the two worlds ----------------------------------------------------------------------------------------
 

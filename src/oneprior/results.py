@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from oneprior.codecs import Codec
@@ -114,6 +114,32 @@ class Likelihood(Result):
     bpd: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Matched(Result):
+    """x: (B, P, 2), where in the second pictures the points of the first are, (x, y) in pixels; score: cosine, (B, P);
+    mutual: whether they lead back, (B, P); points: (B, P, 2) of the first; pair: (2, B, C, H, W), the pictures."""
+
+    points: Tensor = field(default_factory=lambda: torch.empty(0))
+    score: Tensor = field(default_factory=lambda: torch.empty(0))
+    mutual: Tensor = field(default_factory=lambda: torch.empty(0))
+    pair: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def pil(self) -> list[Image.Image]:
+        """A pair side by side, with a line for each point that leads back."""
+        return [lines(*row) for row in zip(*self.pair, self.points, self.x, self.mutual, strict=True)]
+
+    def record(self) -> dict[str, Any]:
+        return {k: v for k, v in super().record().items() if k != "pair"} | {"x": plain(self.x)}
+
+
+@dataclass(frozen=True)
+class Dimensions(Result):
+    """x: local intrinsic dimension of each sample, (B,); curve: (T, B), at the times t."""
+
+    curve: Tensor = field(default_factory=lambda: torch.empty(0))
+    t: tuple[float, ...] = ()
+
+
 def noises(given: Measurement | Tensor, codec: Codec) -> dict[str, Any]:
     """The noise of a measurement in two units, for settings; where it varies within a sample, its root mean square.
 
@@ -171,6 +197,21 @@ def grid(x: Tensor, columns: int | None = None, side: int = 64, gap: int = 2) ->
     for i, image in enumerate(images):
         at = (i % columns * (w * k + gap), i // columns * (h * k + gap))
         sheet.paste(image.resize((w * k, h * k), Image.Resampling.NEAREST), at)
+    return sheet
+
+
+def lines(a: Tensor, b: Tensor, points: Tensor, found: Tensor, shown: Tensor, side: int = 320) -> Image.Image:
+    """Two pictures (C, H, W) side by side and lines from points (P, 2) of a to `found` in b, where `shown`."""
+    k, w = max(1, side // max(a.shape[1:])), a.shape[2]
+    sheet = grid(torch.stack([a, b]), 2, side).convert("RGB")
+    pen = ImageDraw.Draw(sheet)
+    for i, (p, q) in enumerate(zip(points.tolist(), found.tolist(), strict=True)):
+        if bool(shown[i]):
+            colour = ImageColor.getrgb(f"hsl({i * 360 // len(points)}, 90%, 50%)")
+            ends = [(p[0] * k, p[1] * k), ((q[0] + w) * k + 2, q[1] * k)]
+            pen.line(ends, fill=colour)
+            for x, y in ends:
+                pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
     return sheet
 
 

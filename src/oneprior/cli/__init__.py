@@ -20,6 +20,8 @@ COMMANDS = {
     "classify": "which class explains a picture best",
     "edit": "turn pictures of one class into another, keeping what can be kept",
     "likelihood": "log p(x) and bits per dimension",
+    "match": "which point of one picture is which point of another",
+    "dimension": "local intrinsic dimension of the data at a picture, as a curve",
     "evaluate": "measure a prior on held-out data, each figure beside its null",
     "reproduce": "measure what papers claim, each figure beside its bar; a verdict that can be no",
     "info": "versions, devices and shipped priors; or the facts of a prior",

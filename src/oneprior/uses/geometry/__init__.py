@@ -1,6 +1,6 @@
 """What the Jacobian of a denoiser tells: curl, dimension, subspaces, directions of local edits; and a gauge."""
 
-from oneprior.uses.geometry.dimension import METHODS, Dimension, dimension
+from oneprior.uses.geometry.dimension import METHODS, TIMES, Dimension, dimension
 from oneprior.uses.geometry.gauge import FORMS, Gauge, Potential
 from oneprior.uses.geometry.jacobian import SVD, Jacobian, conservativity, divergence, numerical_rank, top_svd
 from oneprior.uses.geometry.local import directions, loco
@@ -10,6 +10,7 @@ __all__ = [
     "FORMS",
     "METHODS",
     "SVD",
+    "TIMES",
     "Dimension",
     "Gauge",
     "Jacobian",

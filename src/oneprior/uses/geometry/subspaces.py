@@ -86,7 +86,7 @@ def k_subspaces(
 
 def projector_distance(U: Tensor, V: Tensor) -> Tensor:
     """|U U^T - V V^T| (Frobenius) of orthonormal bases (..., d, r): 0 for one and the same subspace."""
-    cross = (U.mT @ V).square().sum((-2, -1))
+    cross = (U.mT @ V.to(U)).square().sum((-2, -1))
     return (U.shape[-1] + V.shape[-1] - 2 * cross).clamp(min=0).sqrt()
 
 

@@ -1,0 +1,40 @@
+"""Reproductions that look inside a prior, at a size that takes seconds: what must hold without training does."""
+
+import pytest
+
+from oneprior.reproductions import Check, Record, reproduce
+
+
+def by_name(found: Record) -> dict[str, Check]:
+    return {c.what: c for c in found.checks}
+
+
+def test_gauge_dimension() -> None:
+    found = reproduce("gauge-dimension", "quick")
+    figures = by_name(found)
+    assert all(c.holds for c in found.checks if c.kind == "control"), found.why
+    for k in (1, 3):  # the manifold is what it is said to be
+        assert figures[f"local PCA, 90 % of 50 neighbours, where d = {k}"].measured == k
+
+
+def test_subspace_clustering() -> None:
+    found = reproduce("subspace-clustering", "quick")
+    assert {c.kind for c in found.checks} == {"uncalibrated", "control"}
+    figures = by_name(found)
+    assert figures["projector error, 30 samples of rank 6; baseline: PCA"].baseline == pytest.approx(0, abs=1e-2)
+    local = [c for c in found.checks if c.what.startswith("change outside")]
+    assert all(c.baseline is not None and c.measured < c.baseline for c in local)
+
+
+def test_invdiff() -> None:
+    """Hardly trained, the figures say nothing; that all of them come, and the base is biased as planted, does."""
+    figures = by_name(reproduce("invdiff", "quick"))
+    assert figures["digits: minority share of the biased base"].measured <= 0.2
+    assert {f"digits: minority share, {k} groups" for k in ("oracle", "quantile", "eiil")} <= figures.keys()
+
+
+def test_two_features() -> None:
+    figures = by_name(reproduce("two-features", "quick"))
+    for truth in ("warped photographs", "stereo pair"):
+        base = figures[f"PCK@0.1, {truth}, diffusion"]
+        assert base.measured > 0.3 and base.baseline is not None
