@@ -37,6 +37,8 @@ def test_a_rising_path_is_refused_and_the_constructors_named() -> None:
         (lambda: Path(matrix(1.0, 0.5, 0.0), 0, (SOLVE,)), "2 steps but 1 kinds"),
         (lambda: paths.pyramid(0, (1.0, 0.0), 1), "at least one frame"),
         (lambda: paths.pyramid(3, (1.0, 0.0), -1), "gap >= 0"),
+        (lambda: paths.ranked([0, -1], (1.0, 0.0)), "ranks"),
+        (lambda: paths.rolling(3, (1.0, 0.5, 0.0)), "a multiple of them: got 3 frames, 2 steps"),
         (lambda: paths.restart((1.0, 0.5, 0.0), 0.5, 0.5, 1), "restart between"),
         (lambda: paths.restart((1.0, 0.5, 0.0), 0.2, 0.7, -1), "repeats"),
         (lambda: paths.repaint((1.0, 0.5, 0.0), 0, 3), "jump_length = 0, resample = 3: at least 1"),
@@ -72,6 +74,27 @@ def test_autoregressive_finishes_a_frame_before_the_next() -> None:
     assert path.matrix.tolist() == [
         [1, 1, 1], [0.4, 1, 1], [0, 1, 1], [0, 0.4, 1], [0, 0, 1], [0, 0, 0.4], [0, 0, 0],
     ]  # fmt: skip
+
+
+def test_key_frames_go_before_those_between() -> None:
+    path = paths.keyframes(5, [1.0, 0.4, 0.0], 2)
+    assert path.matrix.tolist() == [
+        [1, 1, 1, 1, 1], [0.4, 1, 0.4, 1, 0.4], [0, 1, 0, 1, 0], [0, 0.4, 0, 0.4, 0], [0, 0, 0, 0, 0],
+    ]  # fmt: skip
+    pairs = paths.keyframes(7, [1.0, 0.0], 4, keys=2)
+    assert pairs.matrix[1].tolist() == [0, 0, 1, 1, 0, 0, 0]
+
+
+def test_a_stream_is_a_pyramid_in_pieces() -> None:
+    grid = [1.0, 0.8, 0.6, 0.5, 0.2, 0.1, 0.0]
+    begin, down = paths.rolling(3, grid)
+    whole = paths.pyramid(5, grid, 2).matrix
+    assert torch.equal(begin.matrix, whole[:5, :3])
+    assert torch.equal(down.matrix, whole[4:7, :3]) and torch.equal(down.matrix, whole[6:9, 1:4])
+    assert down.matrix[0].tolist() == [0.2, 0.6, 1.0] and down.matrix[-1].tolist() == [0.0, 0.2, 0.6]
+    after = down.behind(2, 0.1)
+    assert isinstance(after.which, torch.Tensor) and after.which.tolist() == [[3, 3, 0, 1, 2]]
+    assert after.matrix[:, 3].tolist() == [0.1] * 3 and torch.equal(after.matrix[:, :3], down.matrix)
 
 
 def test_invert_rises_along_the_ode() -> None:

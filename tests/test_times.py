@@ -18,7 +18,18 @@ from oneprior.guidance import CFG, sigma
 from oneprior.objective import EDMWeight, MinSNR, Objective
 from oneprior.posterior import Posterior
 from oneprior.schedules import VE, VP, Cosine, LinearBetas, RectifiedFlow
-from oneprior.times import LogitNormal, LogNormal, PerElement, Uniform, align, axes_of
+from oneprior.times import (
+    Ladder,
+    LogitNormal,
+    LogNormal,
+    NonDecreasing,
+    PerElement,
+    PerFrame,
+    Rolling,
+    Uniform,
+    align,
+    axes_of,
+)
 
 COSINE, LEVEL = Cosine(), 0.375  # a level that every type of number holds exactly
 
@@ -232,3 +243,70 @@ def test_per_element_over_pixels_and_too_few_axes() -> None:
     assert t.shape == (5, 1, 8, 6) and t.unique().numel() > 200
     with pytest.raises(ValueError, match=r"axes \(1, 2\).*\(7,\)"):
         law.shape((7,))
+
+
+def _drawn(law: PerFrame, F: int, n: int = 100_000, name: str = "law") -> Tensor:
+    return law(torch.from_numpy(noise.uniform(2, name, 0, (n, *law.shape((F, 3, 8, 8))))))
+
+
+def _chi2(counts: np.ndarray) -> float:
+    """p-value of equal counts (Wilson and Hilferty's normal approximation)."""
+    k, expected = counts.size - 1, counts.mean()
+    z = ((((counts - expected) ** 2 / expected).sum() / k) ** (1 / 3) - (1 - 2 / (9 * k))) / (2 / (9 * k)) ** 0.5
+    return 0.5 * float(torch.erfc(torch.tensor(z / 2**0.5)))
+
+
+def test_fopp_gives_every_completion_equal_frequency() -> None:
+    """video-fvdm, proof 4: four frames, six levels; all vectors that do not fall, given a frame and its level."""
+    F, K = 4, 6
+    law = NonDecreasing(Uniform(), K)
+    u = torch.from_numpy(noise.uniform(3, "fopp", 0, (100_000, *law.shape((F,)))))
+    v = (law(u) * (K - 1)).round().long()
+    assert bool((v[:, 1:] >= v[:, :-1]).all()) and int(v.min()) == 0 and int(v.max()) == K - 1
+    frame, level = (u[:, 1, 0] * F).long(), (u[:, 0, 0] * K).long()
+    assert torch.equal(v[torch.arange(len(v)), frame], level)
+    base = K ** torch.arange(F)  # each vector as a number
+    places = torch.cartesian_prod(*[torch.arange(K)] * F)
+    places = places[(places[:, 1:] >= places[:, :-1]).all(1)]
+    seen = torch.zeros(F, K, K**F, dtype=torch.long)
+    seen.view(-1).index_add_(0, (frame * K + level) * K**F + (v * base).sum(1), torch.ones_like(level))
+    for f in range(F):
+        for k in range(K):
+            counts = seen[f, k, (places[places[:, f] == k] * base).sum(1)].numpy()
+            assert counts.sum() == seen[f, k].sum() and (len(counts) == 1 or _chi2(counts) > 0.01 / (F * K))
+
+
+def test_fopp_in_the_continuum_is_sorted_numbers_on_both_sides() -> None:
+    law, F = NonDecreasing(), 5
+    u = torch.from_numpy(noise.uniform(4, "fopp", 0, (100_000, *law.shape((F,)))))
+    t, frame = law(u), (u[:, 1, 0] * F).long()
+    assert bool((t[:, 1:] >= t[:, :-1]).all())
+    own = t[frame == 3]
+    assert _ks(own[:, 3].numpy()) > 0.01
+    # of n sorted uniform numbers v_1 < .. < v_n on [0, b], (v_i / v_{i+1})^i are independent and uniform
+    ratios = torch.stack([(own[:, i] / own[:, i + 1]) ** (i + 1) for i in range(3)], 1)
+    assert all(_ks(ratios[:, i].numpy()) > 0.01 for i in range(3))
+    assert (torch.corrcoef(ratios.T) - torch.eye(3)).abs().max() < 5 / len(own) ** 0.5
+    assert _ks(((own[:, 4] - own[:, 3]) / (1 - own[:, 3])).numpy()) > 0.01
+
+
+def test_rolling_and_ladder_laws_are_the_times_of_sampling() -> None:
+    F = 8
+    t = _drawn(Rolling(start=0.0), F)
+    assert all(_ks(((t[:, f] - f / F) * F).numpy()) > 0.01 for f in range(F))  # rung f, and one s for all
+    assert (t - t[:, :1] - torch.arange(F) / F).abs().max() < 1e-12
+    first = _drawn(Rolling(start=1.0), F)
+    assert _ks(first[:, 0].numpy()) > 0.01 and bool((first[:, 1:] >= first[:, :-1]).all())
+    assert abs(float((first[:, F // 2] == 1).double().mean()) - 0.5) < 0.01
+    t = _drawn(Rolling(chunks=(1, 2, F), start=0.0), F)
+    equal = [(t[:, i::c] == t[:, :1]).all(1).double().mean() for i, c in ((1, F), (1, 2))]
+    assert (float(equal[0]), float(equal[1])) == pytest.approx((2 / 3, 1 / 3), abs=0.01)  # chunks of 2 and 8; of 8
+    t = _drawn(Ladder(jitter=0.4), F)
+    shift = (t[:, 3] - 4 / F) * F / 0.4
+    assert abs(float(shift.mean())) < 0.02 and abs(float(shift.var()) - 1) < 0.02
+    inside = (t > 0) & (t < 1)
+    gap = torch.where(inside[:, 1:] & inside[:, :-1], t.diff(dim=1) * F, 1.0)
+    assert (gap - 1).abs().max() < 1e-9 and bool(((t >= 0) & (t <= 1)).all())
+    assert bool((_drawn(NonDecreasing(LogitNormal()), F).diff(dim=1) >= 0).all())
+    with pytest.raises(ValueError, match=r"chunks of \[3\] frames do not divide clips of 8"):
+        _drawn(Rolling(chunks=(1, 3)), F, 10)

@@ -10,6 +10,7 @@ nearer to the expectation than that of independent ones.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -92,6 +93,11 @@ def antithetic(seeds: Iterable[int], draws: int) -> tuple[int, ...]:
     return tuple(~rows[i - 1] if i % draws % 2 else s for i, s in enumerate(rows))
 
 
+def derived(seeds: Iterable[int], *address: int | str) -> tuple[int, ...]:
+    """Seeds for one of several draws that belong to a sample: a function of its seed and the address (which window)."""
+    return tuple(v if s >= 0 else ~v for s in map(int, seeds) for v in [_word(max(s, ~s), *address) >> 2])
+
+
 class Noise(Protocol):
     """What a walk asks for noise: stage 0 is the start, stage i + 1 the end of the i-th network call."""
 
@@ -108,6 +114,11 @@ class Seeded:
     def __init__(self, seeds: Iterable[int], tile: str = "") -> None:
         object.__setattr__(self, "seeds", tuple(int(s) for s in seeds))
         object.__setattr__(self, "tile", tile)
+
+    @classmethod
+    def of(cls, seeds: Iterable[int] | None, batch: int) -> Seeded:
+        """The noise of `batch` samples; without seeds, of seeds that nobody has chosen."""
+        return cls([secrets.randbits(63) for _ in range(batch)] if seeds is None else seeds)
 
     def __call__(self, stage: int, like: Tensor, key: str = "") -> Tensor:
         if like.shape[0] != len(self.seeds):

@@ -84,6 +84,14 @@ class Path:
             which = _held(self.track(""), mask, last)
         return replace(self, matrix=matrix, which=which)
 
+    def behind(self, count: int, time: float = 0.0) -> Path:
+        """This path of F frames as that of count + F, of which the first `count` rest at `time`."""
+        matrix = torch.cat([self.matrix, torch.full_like(self.matrix[:, :1], time)], 1)
+        which = torch.as_tensor(self.which)  # type: ignore[arg-type]
+        return replace(
+            self, matrix=matrix, which=torch.cat([which.new_full((1, count), matrix.shape[1] - 1), which], 1)
+        )
+
 
 def _held(which: int | Tensor, mask: Any, track: int) -> int | Tensor:
     if mask is True:
@@ -113,16 +121,47 @@ def frames(level: Tensor, grid: Sequence[float]) -> Path:
     return Path(table[level], torch.arange(level.shape[1])[None])
 
 
-def pyramid(count: int, grid: Sequence[float], gap: int) -> Path:
-    """Frame f starts gap * f steps late: level[m, f] = clip(K + gap f - m, 0, K) with K steps a frame.
+def ranked(rank: Sequence[int], grid: Sequence[float], gap: int | None = None) -> Path:
+    """Frames in turn: level[m, f] = clip(K + gap rank_f - m, 0, K) with K steps a frame; gap = K without, so that
+    those of one rank are done before the next begins.
 
-    gap = 0 is synchronous, gap = K autoregressive; K + (count - 1) gap calls.
+    Example:
+        >>> ranked([0, 1, 1, 1, 0], times)  # both ends first, then what lies between
+
+    Raises:
+        ValueError: for no frame, a negative rank or a negative gap.
     """
-    if count < 1 or gap < 0:
-        raise ValueError(f"a pyramid needs at least one frame and a gap >= 0; got {count} frames, gap {gap}")
     K = len(grid) - 1
-    m = torch.arange(K + (count - 1) * gap + 1)[:, None]
-    return frames((K + gap * torch.arange(count)[None] - m).clamp(0, K), grid)
+    gap = K if gap is None else gap
+    if not rank or min(rank) < 0 or gap < 0:
+        raise ValueError(f"at least one frame, ranks and a gap >= 0 were expected; got ranks {list(rank)}, gap {gap}")
+    late = gap * torch.tensor(rank)[None]
+    m = torch.arange(K + int(late.max()) + 1)[:, None]
+    return frames((K + late - m).clamp(0, K), grid)
+
+
+def pyramid(count: int, grid: Sequence[float], gap: int) -> Path:
+    """Frame f starts gap * f steps late (Chen et al. 2024): gap = 0 is synchronous, gap = K autoregressive;
+    K + (count - 1) gap calls."""
+    return ranked(range(count), grid, gap)
+
+
+def keyframes(count: int, grid: Sequence[float], stride: int, keys: int = 1) -> Path:
+    """Every stride-th frame (`keys` in a row), and the last, together; then those between, given them."""
+    return ranked([0 if f % stride < keys or f == count - 1 else 1 for f in range(count)], grid)
+
+
+def rolling(count: int, grid: Sequence[float]) -> tuple[Path, Path]:
+    """A stream through a window of `count` frames, as two paths: from noise to the ladder v_f = (f + 1) / count, and
+    one rung down, after which frame 0 is done: take it out, put noise in at the end, walk down again (Ruhe 2024).
+
+    grid: K steps a frame, K a multiple of count. Both are pieces of the pyramid of gap K / count.
+    """
+    K = len(grid) - 1
+    if count < 2 or K % count:
+        raise ValueError(f"a window of 2 frames or more, and steps a multiple of them: got {count} frames, {K} steps")
+    whole, first = pyramid(count, grid, K // count), K - K // count
+    return replace(whole, matrix=whole.matrix[: first + 1]), replace(whole, matrix=whole.matrix[first : K + 1])
 
 
 def autoregressive(count: int, grid: Sequence[float]) -> Path:

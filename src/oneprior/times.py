@@ -181,3 +181,88 @@ class NoiseClock:
     def __call__(self, schedule: Any, t: Tensor) -> Tensor:
         lam = schedule.lam(t)
         return torch.exp(-lam) if self.factor is None else self.factor * -lam.clamp(-50, 50)
+
+
+class PerFrame(TimeLaw, ABC):
+    """Abstract: a level v in [0, 1] a frame, and t = law(v); a sample's first axis is its frames. Declares `levels`."""
+
+    law: TimeLaw = Uniform()
+
+    def shape(self, sample: tuple[int, ...]) -> tuple[int, ...]:
+        return (4, sample[0])
+
+    @abstractmethod
+    def levels(self, shared: Tensor, own: Tensor) -> Tensor:
+        """shared: three uniform numbers a clip (B, 3, 1), the first the low-discrepancy one; own: (B, F). -> (B, F)."""
+
+    def __call__(self, u: Tensor) -> Tensor:
+        v = self.levels(u[:, :3, :1], u[:, 3])
+        return self.law(v.reshape(-1, 1)).reshape(v.shape)
+
+
+@dataclass(frozen=True)
+class NonDecreasing(PerFrame):
+    """Levels that never fall along the clip (FoPP: Sun et al. 2025, AR-Diffusion): a frame and its level are uniform,
+    the frames before and after are uniform among all that do not fall.
+
+    count: how many levels there are (0 .. count - 1 over count - 1), None for a continuum. n values that do not fall in
+    {a .. b} are a subset of n of b - a + n, sorted, less 0 .. n - 1, plus a; in the continuum, n sorted numbers.
+    """
+
+    count: int | None = None
+
+    def shape(self, sample: tuple[int, ...]) -> tuple[int, ...]:
+        return (4, sample[0] if self.count is None else 2 * (self.count + sample[0]))
+
+    def levels(self, shared: Tensor, own: Tensor) -> Tensor:
+        K = self.count
+        F = own.shape[1] if K is None else own.shape[1] // 2 - K
+        frame, k = (shared[:, 1] * F).long(), torch.arange(F, device=own.device)
+        if K is None:
+            at = shared[:, 0]
+            v = torch.where(k < frame, at * own, torch.where(k > frame, at + (1 - at) * own, at))
+            return v.sort(1).values
+        at = (shared[:, 0] * K).long()
+        before = _rising(own[:, : F + K], frame, at)
+        after = at + _rising(own[:, F + K :], F - 1 - frame, K - 1 - at).gather(1, (k - frame - 1).clamp(min=0))
+        return torch.where(k < frame, before[:, :F], torch.where(k > frame, after, at)) / (K - 1)
+
+
+def _rising(u: Tensor, n: Tensor, top: Tensor) -> Tensor:
+    """Rows whose first n (B, 1) entries are uniform among the n values in 0 .. top (B, 1) that do not fall."""
+    place = torch.arange(u.shape[1], device=u.device)
+    rank = torch.where(place < top + n, u, torch.inf).argsort(1).argsort(1)
+    # top + 1 values, n of them with repetition: a subset of n of top + n places
+    return torch.where(rank < n, place, u.shape[1]).sort(1).values - place
+
+
+@dataclass(frozen=True)
+class Rolling(PerFrame):
+    """The ladder of a stream, v_f = (floor(f/c) + s) / (F/c) with s uniform (Ruhe et al. 2024, Rolling Diffusion), or
+    with probability `start` that of its beginning, v_f = clip(floor(f/c) / (F/c) + s).
+
+    chunks: sizes c of groups of frames that share a level, one drawn a clip (StreamDiT, Kodaira et al. 2025); c = F is
+    one level for all.
+    """
+
+    chunks: tuple[int, ...] = (1,)
+    start: float = 0.1
+
+    def levels(self, shared: Tensor, own: Tensor) -> Tensor:
+        F = own.shape[1]
+        if bad := [c for c in self.chunks if c < 1 or F % c]:
+            raise ValueError(f"chunks of {bad} frames do not divide clips of {F} frames")
+        size = torch.tensor(self.chunks, device=own.device)[(shared[:, 2] * len(self.chunks)).long()]
+        rung, rungs, s = torch.arange(F, device=own.device) // size, F / size, shared[:, 0]
+        return torch.where(shared[:, 1] < self.start, rung / rungs + s, (rung + s) / rungs).clamp(max=1.0)
+
+
+@dataclass(frozen=True)
+class Ladder(PerFrame):
+    """The ladder that sampling walks, v_f = (f + 1) / F, shifted as a whole by a normal number of `jitter` rungs."""
+
+    jitter: float = 0.4
+
+    def levels(self, shared: Tensor, own: Tensor) -> Tensor:
+        F, z = own.shape[1], torch.special.ndtri(shared[:, 0].clamp(1e-12, 1 - 1e-12))
+        return ((torch.arange(F, device=own.device) + 1 + self.jitter * z) / F).clamp(0.0, 1.0)

@@ -6,6 +6,7 @@ from oneprior.guidance.cfg import CFG, sigma, time
 from oneprior.guidance.cfgpp import CFGpp
 from oneprior.guidance.classifier import ClassifierGuidance
 from oneprior.guidance.distill import Distill, Distilled, Scales
+from oneprior.guidance.frames import History
 from oneprior.guidance.mmps import MMPS, TMPD, PiGDM
 from oneprior.guidance.particles import corrected, twisted
 from oneprior.guidance.perturb import PAG, SkipLayer
@@ -27,6 +28,7 @@ __all__ = [
     "ClassifierGuidance",
     "Distill",
     "Distilled",
+    "History",
     "PerStep",
     "PiGDM",
     "RewardGuidance",

@@ -1,7 +1,7 @@
 """Sampling: solvers (rows), grids (times), walk (the loop), sample (the names)."""
 
 from oneprior.sampling.particles import Particles, steer
-from oneprior.sampling.sampler import SAMPLERS, Sampler, sample, sampler
+from oneprior.sampling.sampler import SAMPLERS, Sampler, device_of, sample, sampler
 from oneprior.sampling.solvers import DDIM, Adams, Heun, Langevin, Multistep, Row, Solver, Stage
 from oneprior.sampling.walk import Step, step, walk
 
@@ -18,6 +18,7 @@ __all__ = [
     "Solver",
     "Stage",
     "Step",
+    "device_of",
     "sample",
     "sampler",
     "steer",

@@ -24,7 +24,7 @@ from oneprior.noise import Seeded
 from oneprior.paths import Path
 from oneprior.sampling.auto import ANGLE, plain
 from oneprior.sampling.grids import FLOW, Grid, Levels, check_steps
-from oneprior.sampling.sampler import Sampler, _device, _start, sample
+from oneprior.sampling.sampler import Sampler, _start, device_of, sample
 from oneprior.sampling.solvers import Adams, Solver
 from oneprior.sampling.walk import step, walk
 from oneprior.schedules import Schedule
@@ -66,7 +66,7 @@ def gits(
     chosen, schedule = plain(den, n)[0] if solver is None else solver, den.schedule
     times = grid(schedule, teacher, den.facts.t_range[1])
     path, noise = paths.sync(times), Seeded(range(warm) if seeds is None else seeds)
-    x = _start(schedule, torch.empty((len(noise.seeds), *shape), device=_device(den)), path, noise, "", cond.get("y"))
+    x = _start(schedule, torch.empty((len(noise.seeds), *shape), device=device_of(den)), path, noise, "", cond.get("y"))
     states, views = [x], []
     for out in walk(den, x, path, TEACHER, noise, **cond):
         views.append(chosen.view(out.posterior))

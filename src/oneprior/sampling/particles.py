@@ -23,7 +23,7 @@ from torch import Tensor
 from oneprior.denoiser import Denoiser
 from oneprior.noise import Seeded, uniform
 from oneprior.paths import SOLVE, Path
-from oneprior.sampling.sampler import Sampler, _device, _resolve, _start
+from oneprior.sampling.sampler import Sampler, _resolve, _start, device_of
 from oneprior.sampling.solvers import Solver
 from oneprior.sampling.walk import Step, walk
 
@@ -124,7 +124,7 @@ class Swarm:
             )
         self.count, self.noise = count, Grouped(Seeded(seeds), count)
         self.cond = {k: self.repeat(v, B) for k, v in (cond or {}).items()}
-        like = torch.empty((B * count, *shape[1:]), device=_device(den))
+        like = torch.empty((B * count, *shape[1:]), device=device_of(den))
         self.x = _start(den.schedule, like, self.path, self.noise, "", self.cond.get("y"))
         self.log_weights = torch.zeros(B, count, dtype=torch.float64)
         self._trace: list[Tensor] = []

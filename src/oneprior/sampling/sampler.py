@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -184,12 +183,12 @@ def _begin(
 ) -> tuple[Any, Seeded]:
     several = isinstance(shape, Mapping)
     batch = next(iter(shape.values()))[0] if several else shape[0]
-    noise = Seeded(seeds if seeds is not None else [secrets.randbits(63) for _ in range(batch)])
+    noise = Seeded.of(seeds, batch)
     if len(noise.seeds) != batch:
         raise ValueError(f"{len(noise.seeds)} seeds for {batch} samples: one seed a sample")
     if start is not None:  # a copy: the walk may overwrite it
         return ({k: v.clone() for k, v in start.items()} if isinstance(start, Mapping) else start.clone()), noise
-    device = _device(den)
+    device = device_of(den)
     own: Any = den.schedule
     if not several:
         return _start(own, torch.empty(tuple(shape), device=device), path, noise, "", y), noise
@@ -219,7 +218,7 @@ def _is_finite(x: Tensor) -> bool:
     return not x.is_floating_point() or isfinite(x.detach().sum().item())
 
 
-def _device(den: Denoiser) -> torch.device:
+def device_of(den: Denoiser) -> torch.device:
     # module by module: looking through all named tensors costs as much as a step
     for module in den.modules():
         for v in chain(module.parameters(recurse=False), module.buffers(recurse=False)):
