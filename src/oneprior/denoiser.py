@@ -160,7 +160,7 @@ class NetworkDenoiser(Denoiser):
         F = self.raw(x, t, **cond)
         h = None
         if self.told is not None:
-            F, h = F.chunk(2, 1)
+            F, h = halves(F)
         if F.shape != x.shape:
             raise ValueError(_misshapen(F, x, h is not None))
         row = self.prediction.row(self.schedule, t)
@@ -179,6 +179,11 @@ def _misshapen(F: Tensor, x: Tensor, half: bool) -> str:
     if not half and F.ndim == x.ndim and F.shape[1] == 2 * x.shape[1]:
         fix = "of twice as many channels, channels='eps+var' reads a variance, 'half' drops the second half"
     return f"the network gave {tuple(whole)} for x of shape {tuple(x.shape)}: {fix}"
+
+
+def halves(F: Tensor) -> tuple[Tensor, ...]:
+    """The two halves of a network's channels; of clips (B, F, C, H, W) they stand behind the frames."""
+    return F.chunk(2, 2 if F.ndim == 5 else 1)
 
 
 def _combine(p: Any, x: Tensor, q: Any, F: Tensor) -> Tensor:

@@ -33,17 +33,7 @@ from oneprior.guidance.tiles import tiled
 from oneprior.noise import uniform
 from oneprior.operators import Measurement
 from oneprior.paths import Hold
-from oneprior.results import (
-    Classified,
-    Dimensions,
-    Likelihood,
-    Matched,
-    Restored,
-    Result,
-    noises,
-    unwrap,
-    window_of,
-)
+from oneprior.results import Classified, Dimensions, Likelihood, Matched, Restored, Result, noises, unwrap, window_of
 from oneprior.sampling import Sampler, Solver, sample
 from oneprior.sampling import sampler as named
 from oneprior.sampling.gridsearch import search

@@ -6,6 +6,7 @@ torch.Size([8, 1, 8, 8])
 """
 
 from oneprior.data.arrays import array_file
+from oneprior.data.clips import animation, clip_folder
 from oneprior.data.degrade import Degraded, Recipe
 from oneprior.data.digits import digits
 from oneprior.data.emoji import Emoji, emoji
@@ -13,6 +14,7 @@ from oneprior.data.folder import UnreadableImages, image_folder
 from oneprior.data.foreign import from_dataset
 from oneprior.data.idx import idx_files, read_idx
 from oneprior.data.mirror import Mirrored
+from oneprior.data.moving import MovingDigits, MovingScenes
 from oneprior.data.pairs import Pairs, image_pairs
 from oneprior.data.points import toy_points
 from oneprior.data.resolve import open_source
@@ -39,6 +41,8 @@ __all__ = [
     "Degraded",
     "Emoji",
     "Mirrored",
+    "MovingDigits",
+    "MovingScenes",
     "Pairs",
     "Recipe",
     "Scan",
@@ -46,7 +50,9 @@ __all__ = [
     "Stored",
     "Subset",
     "UnreadableImages",
+    "animation",
     "array_file",
+    "clip_folder",
     "digits",
     "emoji",
     "from_dataset",

@@ -33,20 +33,20 @@ TEST_NAMES = ("test", "val", "valid", "validation")
 
 
 class UnreadableImages(ValueError):
-    """Some pictures of a folder cannot be decoded; `.files` maps each path to the reason."""
+    """Some pictures (or clips) of a folder cannot be decoded; `.files` maps each path to the reason."""
 
-    def __init__(self, folder: Path, files: dict[Path, str], count: int) -> None:
-        self.folder, self.files, self.count = folder, files, count
+    def __init__(self, folder: Path, files: dict[Path, str], count: int, what: str = "pictures") -> None:
+        self.folder, self.files, self.count, self.what = folder, files, count, what
         listed = [f"  {path.relative_to(folder)}: {reason}" for path, reason in list(files.items())[:10]]
         if len(files) > 10:
             listed.append(f"  and {len(files) - 10} more")
         super().__init__(
-            f"{len(files)} of {count} pictures in {folder} cannot be read; repair or remove them, "
+            f"{len(files)} of {count} {what} in {folder} cannot be read; repair or remove them, "
             "or pass skip_bad=True (--skip-bad) to leave them out:\n" + "\n".join(listed)
         )
 
     def __reduce__(self) -> tuple:  # so that it crosses from a worker process
-        return type(self), (self.folder, self.files, self.count)
+        return type(self), (self.folder, self.files, self.count, self.what)
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from oneprior.data.arrays import array_file, is_zarr
+from oneprior.data.clips import clip_folder
 from oneprior.data.digits import digits
 from oneprior.data.emoji import NAMES as EMOJI
 from oneprior.data.emoji import emoji
 from oneprior.data.folder import _images, image_folder
 from oneprior.data.foreign import from_dataset, saved
 from oneprior.data.idx import FASHION, idx_files, is_idx_folder
+from oneprior.data.moving import MovingDigits, MovingScenes
 from oneprior.data.points import POINTS, toy_points
 from oneprior.data.scans import is_scan, scan_source
 from oneprior.data.source import Source, split_of
 
-NAMES = ("digits", "fashion-mnist", *EMOJI, *(f"points:{name}" for name in POINTS))
+MOVING = ("moving-digits", "moving-scenes")
+NAMES = ("digits", "fashion-mnist", *MOVING, *EMOJI, *(f"points:{name}" for name in POINTS))
 ENV = "ONEPRIOR_DATA"
 
 
@@ -62,6 +65,8 @@ def open_source(
     split_by: str | None = None,
     mixed: bool = False,
     skip_bad: bool = False,
+    frames: int | None = None,
+    rate: float | None = None,
 ) -> Source:
     """The source that a name or a path stands for.
 
@@ -69,11 +74,11 @@ def open_source(
         >>> open_source("photos/", size=64, skip_bad=True)
 
     "digits", "fashion-mnist" (its files lie in $ONEPRIOR_DATA/fashion-mnist), "emoji-google-32" (in
-    $ONEPRIOR_DATA/emoji; also twitter, 64, and with -untoned at the end), "points:moons" and the like; a folder of
-    pictures, of scans (NIfTI, DICOM) or of idx files; a zip of pictures; a `.npy`, `.npz` or idx file, a zarr folder; a
-    folder of Hugging Face's `save_to_disk`, or a data set in memory (`data.foreign`). A relative path is looked for
-    here, then in $ONEPRIOR_DATA.
-    A name wins over a folder of that name (write ./digits for the folder).
+    $ONEPRIOR_DATA/emoji; also twitter, 64, and with -untoned at the end), "points:moons" and the like, "moving-digits"
+    and "moving-scenes"; a folder of pictures, of clips (with `frames`), of scans (NIfTI, DICOM) or of idx files; a zip of
+    pictures; a `.npy`, `.npz` or idx file, a zarr folder; a folder of Hugging Face's `save_to_disk`, or a data set in
+    memory (`data.foreign`). A relative path is looked for here, then in $ONEPRIOR_DATA. A name wins over a folder of
+    that name (write ./digits for the folder).
 
     Args:
         spec: Name or path, or a data set with `len` and `[i]`.
@@ -82,6 +87,8 @@ def open_source(
         channels: As for `image_folder`.
         labels, label, text, split_by, mixed: As for `image_folder`.
         skip_bad: As for `image_folder`; nothing to skip elsewhere.
+        frames: Of a clip, in a folder of clips (`clip_folder`) or what moves; refused elsewhere, as is `rate`.
+        rate: As for `clip_folder`.
 
     Raises:
         FileNotFoundError: no such name or path.
@@ -93,8 +100,14 @@ def open_source(
     asked = {"size": size, "channels": channels, "labels": labels, "label": label, "text": text, "split_by": split_by}
     asked = {key: value for key, value in asked.items() if value is not None}
     _, vendor, side, *untoned = name.split("-") if name in EMOJI else ("", "", "0")
+    if name in MOVING:
+        return _moving(name, split, size, frames)
     drawn = name == "digits" or name.startswith("points:")
     path = None if drawn else _locate(f"emoji/emoji-{vendor}-{side}.npz" if vendor else name)
+    if frames is not None and path is not None and path.is_dir():
+        return clip_folder(path, frames, split=split, size=size, channels=channels, rate=rate, skip_bad=skip_bad)
+    if frames is not None or rate is not None:
+        raise ValueError(f"frames={frames} is for clips: a folder of them, or one of {', '.join(MOVING)}; got {name!r}")
     if path is not None and (path / "state.json").is_file() | (path / "dataset_dict.json").is_file():
         dataset, parted = saved(path, split)
         one = from_dataset(dataset, label=label, text=text, size=size, channels=channels)
@@ -124,3 +137,12 @@ def open_source(
     raise ValueError(
         f"{path} is no data that is known: expected a folder of pictures or scans, .zip, .npy, .npz, idx or NIfTI files"
     )
+
+
+def _moving(name: str, split: str, size: int | tuple[int, int] | None, frames: int | None) -> Source:
+    how = {k: v for k, v in (("frames", frames), ("size", size)) if v is not None}
+    if isinstance(size, tuple):
+        raise ValueError(f"{name} is square: size is one number; got {size}")
+    if name == "moving-digits":
+        return MovingDigits(split=split, **how)  # type: ignore[arg-type]
+    return MovingScenes(seed={"all": 0, "train": 0, "test": 1}[split], **how)  # type: ignore[arg-type]

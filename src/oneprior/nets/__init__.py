@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oneprior.nets.config import (
+    ClipConfig,
     CodesConfig,
     DiTConfig,
     MLPConfig,
@@ -16,6 +17,7 @@ from oneprior.nets.config import (
 )
 
 if TYPE_CHECKING:
+    from oneprior.nets.clips import ClipNet
     from oneprior.nets.codes import CodeUNet
     from oneprior.nets.dit import DiT
     from oneprior.nets.mlp import MLP
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from oneprior.nets.unet import UNet
 
 __all__ = [
+    "ClipConfig",
     "CodesConfig",
     "DiTConfig",
     "MLPConfig",
@@ -35,7 +38,7 @@ __all__ = [
 ]
 
 
-def build(config: NetConfig, seed: int | None = None) -> UNet | DiT | MLP | TokenTransformer | CodeUNet:
+def build(config: NetConfig, seed: int | None = None) -> UNet | DiT | MLP | TokenTransformer | CodeUNet | ClipNet:
     """The network a config describes: an `nn.Module` with `.config`, whose output is zero until it is trained.
 
     seed: makes the initial weights a function of it; the global generator is as before afterwards.
@@ -66,4 +69,8 @@ def build(config: NetConfig, seed: int | None = None) -> UNet | DiT | MLP | Toke
         from oneprior.nets.tokens import TokenTransformer
 
         return TokenTransformer(config)
+    if isinstance(config, ClipConfig):
+        from oneprior.nets.clips import ClipNet
+
+        return ClipNet(config)
     raise TypeError(f"build wants a config of oneprior.nets; got {type(config).__name__}")

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
-__all__ = ["DiTConfig", "MLPConfig", "NetConfig", "TokensConfig", "UNetConfig", "config_from_dict", "to_dict"]
+__all__ = [
+    "ClipConfig",
+    "DiTConfig",
+    "MLPConfig",
+    "NetConfig",
+    "TokensConfig",
+    "UNetConfig",
+    "config_from_dict",
+    "to_dict",
+]
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class NetConfig:
             if isinstance(value := getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(value))
         if len(self.shape) not in self.ranks or min(self.shape) < 1:
-            known = {1: "(d,)", 2: "(L, d)", 3: "(C, H, W)"}
+            known = {1: "(d,)", 2: "(L, d)", 3: "(C, H, W)", 4: "(F, C, H, W)"}
             wanted = " or ".join(known[r] for r in self.ranks)
             raise ValueError(f"{name} wants shape {wanted} of one sample, without the batch; got {self.shape}")
         for field in ("classes", "vector", "tokens", "image", "time_axes"):
@@ -60,7 +69,7 @@ class NetConfig:
     @property
     def channels_in(self) -> int:
         """Channels of x, without those of the port `image`."""
-        return self.shape[-1] if len(self.shape) == 2 else self.shape[0]
+        return self.shape[-1] if len(self.shape) == 2 else self.shape[-3] if len(self.shape) > 2 else self.shape[0]
 
     @property
     def channels_out(self) -> int:
@@ -257,12 +266,53 @@ class CodesConfig(UNetConfig):
         object.__setattr__(self, "out_channels", self.vocab)
 
 
-CONFIGS: dict[str, type[NetConfig]] = {c.type: c for c in (UNetConfig, DiTConfig, MLPConfig, TokensConfig, CodesConfig)}
+@dataclass(frozen=True)
+class ClipConfig(NetConfig):
+    """Clips (F, C, H, W): a network of pictures, its ports, and attention across frames between its blocks.
+
+    frame: of the network of pictures. causal: frames see themselves and those before. head: channels of one attention
+    head across frames, or a little more.
+    """
+
+    time_axes: int = 1
+    frame: NetConfig = UNetConfig((1, 8, 8))
+    causal: bool = False
+    head: int = 32
+
+    type: ClassVar[str] = "clips"
+    ranks: ClassVar[tuple[int, ...]] = (4,)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.frame, Mapping):
+            object.__setattr__(self, "frame", config_from_dict(self.frame))
+        frame = self.frame
+        if not isinstance(frame, UNetConfig | DiTConfig) or tuple(self.shape[1:]) != frame.shape or frame.time_axes:
+            raise ValueError(
+                f"ClipConfig: clips {tuple(self.shape)} want frame=UNetConfig or DiTConfig for pictures "
+                f"{tuple(self.shape[1:])} of one time each; got {frame}"
+            )
+        for port in ("classes", "vector", "tokens", "image", "second_time", "out_channels", "dropout"):
+            object.__setattr__(self, port, getattr(frame, port))
+        super().__post_init__()
+
+    @classmethod
+    def sized(
+        cls, shape: tuple[int, ...], size: str = "small", net: str = "unet", causal: bool = False, **fields: Any
+    ) -> ClipConfig:
+        """A preset, by the network of pictures of that size: "unet" or "dit"; further fields are that network's."""
+        made = _pick("ClipConfig", {"unet": UNetConfig, "dit": DiTConfig}, net).sized(shape[1:], size, **fields)
+        return cls(shape, frame=made, causal=causal)
+
+
+CONFIGS: dict[str, type[NetConfig]] = {
+    c.type: c for c in (UNetConfig, DiTConfig, MLPConfig, TokensConfig, CodesConfig, ClipConfig)
+}
 
 
 def to_dict(config: NetConfig) -> dict[str, Any]:
     """{"type": "unet", ...fields}: what `config_from_dict` reads back, also after a trip through JSON."""
-    return {"type": config.type, **asdict(config)}
+    inner = {"frame": to_dict(config.frame)} if isinstance(config, ClipConfig) else {}
+    return {"type": config.type, **asdict(config), **inner}
 
 
 def config_from_dict(data: Mapping[str, Any]) -> NetConfig:

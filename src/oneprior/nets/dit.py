@@ -6,6 +6,7 @@ h <- h + g(e) * attention(s(e) * norm(h) + b(e)), then the same with an MLP for 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,7 @@ class DiT(nn.Module):
         width, area = config.width, config.patch ** (len(config.shape) - 1)
         grid = config.shape[:1] if len(config.shape) == 2 else tuple(n // config.patch for n in config.shape[1:])
         self.grid = grid
+        self.widths, self.embedding_width = (width,) * config.depth, width  # of h and e between blocks
         self.register_buffer("positions", positions(grid, width), persistent=False)
         self.embedding = Embedding(config, width, width)
         self.tokens = Tokens(config)
@@ -86,11 +88,13 @@ class DiT(nn.Module):
         second_time: Tensor | None = None,
         residuals: list[Tensor] | tuple[Tensor, ...] | None = None,
         mask: Tensor | None = None,
+        between: Callable[[int, Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """x (B, C, H, W) or (B, L, d); t (B,) or, with `time_axes`, (B, 1, H, W) or (B, L) -> x's shape, out_channels.
 
         residuals: added to the output of each block, (B, N, width) each (a control branch).
         mask: bool, True = may be attended: (B, N) over patches or elements, or (B, N, N) from each to each.
+        between: (i, h, e) -> h behind block i, for layers of another network (attention across frames).
         Raises ValueError for shapes or labels that do not fit, TypeError for a port the net was built without.
         """
         config, p = self.config, self.config.patch
@@ -120,10 +124,12 @@ class DiT(nn.Module):
         place = self.positions if grid == self.grid else positions(grid, config.width).to(self.positions)
         h = self.inp(h) + place
         extra = each_residual(residuals, len(self.blocks), "one for each block")
-        for block, r in zip(self.blocks, extra, strict=True):
+        for i, (block, r) in enumerate(zip(self.blocks, extra, strict=True)):
             h = block(h, e, mask, context, token_seen)
             if r is not None:
                 h = h + r
+            if between is not None:
+                h = between(i, h, e)
         scale, shift = self.modulation(e).chunk(2, -1)
         h = self.out(torch.addcmul(shift, self.norm(h), 1 + scale))
         if x.ndim == 3:

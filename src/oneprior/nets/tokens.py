@@ -23,12 +23,12 @@ Cache = list[dict[str, Tensor]]
 
 
 def rotary(places: Tensor, grid: tuple[int, ...], width: int) -> tuple[Tensor, Tensor]:
-    """cos and sin (N, width) for `turned` at places (N,), on a grid at their rows and columns."""
+    """cos and sin (..., N, width) for `turned` at places (..., N), on a grid at their rows and columns."""
     at = places.float()
     axes = [at] if not grid else [at // grid[1], at % grid[1]]
     share = width // (2 * len(axes))
     rates = (1e4 if not grid else 1e2) ** (-torch.arange(share, dtype=torch.float32, device=at.device) / share)
-    angle = torch.cat([a[:, None] * rates for a in axes], -1)
+    angle = torch.cat([a[..., None] * rates for a in axes], -1)
     return torch.cat((angle, angle), -1).cos(), torch.cat((angle, angle), -1).sin()
 
 

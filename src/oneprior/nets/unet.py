@@ -7,6 +7,7 @@ skip per resolution. Down by a strided convolution, up by one that yields 2 x 2 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -96,6 +97,7 @@ class UNet(nn.Module):
         self.config = config
         ch, n = config.channels, len(config.channels)
         width = 4 * ch[0]
+        self.widths, self.embedding_width = (*ch, ch[-1], *reversed(ch)), width  # of h and e where `between` is called
         attend = [i in {k % n for k in config.attention} for i in range(n)]
         self.embedding = Embedding(config, width, width)
         self.tokens = Tokens(config)
@@ -122,10 +124,13 @@ class UNet(nn.Module):
         image: Tensor | None = None,
         second_time: Tensor | None = None,
         residuals: list[Tensor] | tuple[Tensor, ...] | None = None,
+        between: Callable[[int, Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """x (B, C, H, W), t (B,) or, with time_axes=3, (B, 1, H, W) -> (B, out_channels, H, W).
 
         residuals: added to the output of each `down` level and of `mid`, in this order (a control branch).
+        between: (i, h, e) -> h behind each `down` level, `mid` and each `up` level as they come, h (B, H W, channels)
+            and e (B, 1, width): layers of another network (attention across frames); for one time a sample.
         Raises ValueError for shapes or labels that do not fit, TypeError for a port the net was built without.
         """
         config, n = self.config, len(self.down)
@@ -141,6 +146,12 @@ class UNet(nn.Module):
         e = self.embedding(self._times(t, x), second_time, label, vector)
         context, mask = self.tokens(len(x), tokens, token_mask)
         extra = each_residual(residuals, n + 1, f"{n} levels of down, then mid")
+
+        def after(i: int, h: Tensor) -> Tensor:
+            if between is None:
+                return h
+            return between(i, h.flatten(2).transpose(1, 2), e[:, 0]).transpose(1, 2).reshape(h.shape)
+
         h = self.inp(with_image(config, x, image))
         skips, embeddings = [], [e]
         for i, level in enumerate(self.down):
@@ -150,12 +161,13 @@ class UNet(nn.Module):
             h = level(h, embeddings[i], context, mask)
             if (r := extra[i]) is not None:
                 h = h + r
-            skips.append(h)
+            skips.append(h := after(i, h))
         h = self.mid(h, embeddings[-1], context, mask)
         if (r := extra[n]) is not None:
             h = h + r
+        h = after(n, h)
         for i in reversed(range(n)):
-            h = self.up[i](torch.cat((h, skips[i]), 1), embeddings[i], context, mask)
+            h = after(2 * n - i, self.up[i](torch.cat((h, skips[i]), 1), embeddings[i], context, mask))
             if i:
                 h = F.pixel_shuffle(self.grow[i - 1](h), 2)
         return self.out(F.silu(self.norm(h)))
