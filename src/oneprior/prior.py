@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,16 +23,17 @@ from PIL import Image
 from torch import Tensor
 
 from oneprior import storage
+from oneprior.clips import Clips
 from oneprior.codecs import Codec, Pixels
 from oneprior.conditions import Conditions, Label
 from oneprior.denoiser import Denoiser, NetworkDenoiser
 from oneprior.film import Sampled
-from oneprior.guidance import CFG
-from oneprior.guidance.scale import check_scale
+from oneprior.guidance.cfg import Guidance, guided
 from oneprior.guidance.tiles import tiled
 from oneprior.noise import uniform
 from oneprior.operators import Measurement
 from oneprior.paths import Hold
+from oneprior.paths import Path as TimePath
 from oneprior.results import Classified, Dimensions, Likelihood, Matched, Restored, Result, noises, unwrap, window_of
 from oneprior.sampling import Sampler, Solver, sample
 from oneprior.sampling import sampler as named
@@ -49,10 +50,9 @@ from oneprior.uses.restore.paired import asked, paired
 from oneprior.uses.restore.run import paired_off, spread
 
 TELLING = "train one with --variance, or measure it on data with oneprior.sampling.variance.with_variance"
-Guidance = float | Callable[[Denoiser], Denoiser]
 
 
-class Prior:
+class Prior(Clips):
     """denoiser + codec + conditions + facts.
 
     facts: a mapping that JSON can hold; "shape" of one sample is required, "data" and "training" say where it is from.
@@ -102,6 +102,8 @@ class Prior:
         guidance: Guidance = 1.0,
         temperature: float = 1.0,
         hold: Hold | None = None,
+        path: TimePath | None = None,
+        frames: int | None = None,
         trajectory: int | None = None,
         clip: bool = True,
         batch: int = 256,
@@ -112,7 +114,8 @@ class Prior:
 
         guidance: scale of classifier-free guidance (1 none), or what makes a denoiser of the prior's, such as
         `lambda den: CFG(den, 3.0, interval=sigma(0.3, 5.0))`. temperature: of the noise of the steps. hold: what to
-        keep, in model range. trajectory: how many frames of the walk to keep, evenly chosen. clip: pictures to
+        keep, in model range. path: times of its own, instead of `steps`. frames: of clips, if not as many as in
+        training. trajectory: how many frames of the walk to keep, evenly chosen. clip: pictures to
         [0, 1]. batch: samples a network call. cond: by the names of the prior's conditions, `label=7`.
 
         Raises:
@@ -121,16 +124,18 @@ class Prior:
         seeds = self._seeds(n, seeds)
         if sampler != "auto" and named(sampler).solver.variance and not getattr(self.den, "variance", False):
             raise ValueError(f"sampler {sampler} asks for the variance, which this prior does not tell: {TELLING}")
-        frames: list[Frames] = []
+        shape = self.shape if frames is None else (frames, *self.shape[1:])
+        traces: list[Frames] = []
         with self._timed() as run:
             ports: dict[str, Any] = self._ports(len(seeds), cond)
-            den, drawn = _guided(run, guidance), []
+            den, drawn = guided(run, guidance), []
             for s in (slice(i, i + batch) for i in range(0, len(seeds), batch)):
                 trace = None if trajectory is None else Trace(trajectory)
                 x = sample(
                     den,
-                    (len(seeds[s]), *self.shape),
-                    steps=steps,
+                    (len(seeds[s]), *shape),
+                    steps=None if path is not None else steps,
+                    path=path,
                     sampler=sampler,
                     seeds=seeds[s],
                     hold=None if hold is None else hold.part(s),
@@ -140,16 +145,16 @@ class Prior:
                     **{k: v[s] for k, v in ports.items()},
                 )
                 drawn.append(x)
-                frames += [trace.end(x)] if trace else []
+                traces += [trace.end(x)] if trace else []
         said = str(guidance) if callable(guidance) else guidance
         settings = {"steps": steps, "sampler": str(sampler), "guidance": said, "temperature": temperature, **cond}
         x = self._decode(torch.cat(drawn), clip)
-        if not frames:
+        if not traces:
             return Sampled(x, seeds, settings, run.calls, run.seconds, window=window_of(self.codec))
-        noisy, means = (torch.cat(v, 1) for v in list(zip(*frames, strict=True))[1:])
+        noisy, means = (torch.cat(v, 1) for v in list(zip(*traces, strict=True))[1:])
         noisy = self._decode(noisy.flatten(0, 1), False).unflatten(0, noisy.shape[:2])
         means = self._decode(means.flatten(0, 1), clip).unflatten(0, means.shape[:2])
-        times = frames[0].times
+        times = traces[0].times
         return Sampled(x, seeds, settings, run.calls, run.seconds, noisy, means, times, window=window_of(self.codec))
 
     def restore(
@@ -235,7 +240,7 @@ class Prior:
         seeds = self._seeds(len(x), seeds)
         with self._timed() as run:
             a, b = (self._ports(len(x), self._said(v)) for v in (source, target))
-            den_b = _guided(run, guidance)
+            den_b = guided(run, guidance)
             m = translate(
                 x, run, den_b, method=method, start=strength, steps=steps, seeds=seeds, cond_a=a, cond_b=b, **settings
             )
@@ -378,16 +383,11 @@ class Prior:
 
     def _preview(self) -> Image.Image | None:
         alone = isinstance(self.den, NetworkDenoiser) and "y" not in self.conditions
-        if len(self.shape) != 3 or self.shape[0] not in (1, 3) or not alone:
+        if len(self.shape) not in (3, 4) or self.shape[-3] not in (1, 3) or not alone:
             return None
+        count = 20 if len(self.shape) == 3 else 4
         cond = {}
         for name in self.conditions:
             if isinstance(label := self.conditions[name], Label):
-                cond[name] = [i % len(label.names) for i in range(20)]
-        return self.sample(20, seeds=range(20), **cond).grid(10)
-
-
-def _guided(den: Denoiser, guidance: Guidance) -> Denoiser:
-    if callable(guidance):
-        return guidance(den)
-    return CFG(den, check_scale(guidance, "guidance")) if guidance != 1.0 else den
+                cond[name] = [i % len(label.names) for i in range(count)]
+        return self.sample(count, seeds=range(count), **cond).grid(10)

@@ -18,6 +18,7 @@ from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from oneprior.codecs import Codec
+from oneprior.data.clips import animation
 from oneprior.operators import Measurement
 from oneprior.operators.base import real
 from oneprior.training.files import explained, write_bytes, write_json
@@ -25,8 +26,8 @@ from oneprior.training.files import explained, write_bytes, write_json
 
 @dataclass(frozen=True)
 class Result:
-    """x: pictures (B, C, H, W) in [0, 1], or data in its own units. seeds: one a sample. settings: all of the call's.
-    nfe: network calls, each on the whole batch. seconds: wall clock."""
+    """x: pictures (B, C, H, W) or clips (B, F, C, H, W) in [0, 1], or data in its own units. seeds: one a sample.
+    settings: all of the call's. nfe: network calls, each on the whole batch. seconds: wall clock."""
 
     x: Tensor
     seeds: tuple[int, ...] = ()
@@ -47,19 +48,23 @@ class Result:
         return [picture(x) for x in visible(self.x, self.window)]
 
     def grid(self, columns: int | None = None, side: int = 64) -> Image.Image:
-        """All samples in one picture; small ones are enlarged, pixel by pixel, to about `side`."""
-        return grid(visible(self.x, self.window), columns, side)
+        """All samples in one picture; small ones are enlarged, pixel by pixel, to about `side`. Of clips a row each."""
+        x = visible(self.x, self.window)
+        return contact(x, side) if x.ndim == 5 else grid(x, columns, side)
 
     def save(self, folder: str | Path) -> Path:
-        """Write every sample (PNG named by seed, samples.npy of what is no picture), grid.png and result.json; files
-        there stay whole."""
+        """Write every sample (PNG or GIF named by seed, samples.npy of what is neither), grid.png and result.json;
+        files there stay whole."""
         folder = Path(folder)
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         names = self.seeds if len(self.seeds) == len(self.x) else range(len(self.x))
-        if self.x.ndim == 4 and self.window is None:
-            for name, image in zip(names, self.pil(), strict=True):
-                write_bytes(folder / f"{name:06d}.png", png(image))
+        if self.x.ndim in (4, 5) and self.window is None:
+            for name, x in zip(names, self.x, strict=True):
+                if x.ndim == 4:
+                    write_bytes(folder / f"{name:06d}.gif", animation(x))
+                else:
+                    write_bytes(folder / f"{name:06d}.png", png(picture(x)))
             write_bytes(folder / "grid.png", png(self.grid()))
         else:
             buffer = io.BytesIO()
@@ -73,7 +78,7 @@ class Result:
         return {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "x"}
 
     def _repr_png_(self) -> bytes | None:
-        return png(self.grid()) if self.x.ndim == 4 else None
+        return png(self.grid()) if self.x.ndim == 4 or (self.x.ndim == 5 and self.window is None) else None
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,11 @@ def lines(a: Tensor, b: Tensor, points: Tensor, found: Tensor, shown: Tensor, si
             for x, y in ends:
                 pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
     return sheet
+
+
+def contact(x: Tensor, side: int = 64) -> Image.Image:
+    """Clips (B, F, C, H, W) as a contact sheet: a row a clip, time running to the right."""
+    return grid(x.flatten(0, 1), x.shape[1], side)
 
 
 def png(image: Image.Image) -> bytes:

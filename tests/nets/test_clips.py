@@ -155,10 +155,10 @@ def test_packed_rows_train_as_each_part_alone() -> None:
 
 
 def test_a_config_of_clips_survives_json_and_names_what_does_not_fit() -> None:
-    config = ClipConfig.sized((4, 1, 8, 8), "tiny", "dit", causal=True, classes=3)
+    config = ClipConfig((4, 1, 8, 8), frame=DiTConfig.sized((1, 8, 8), "tiny", classes=3), causal=True)
     assert config.time_axes == 1 and config.classes == 3
     assert config_from_dict(json.loads(json.dumps(to_dict(config)))) == config
-    net = build(ClipConfig.sized((4, 1, 8, 8), "tiny", out_channels=2), 0)
+    net = build(ClipConfig((4, 1, 8, 8), frame=UNetConfig.sized((1, 8, 8), "tiny", out_channels=2)), 0)
     F, h = halves(net(torch.zeros(2, 4, 1, 8, 8), torch.rand(2, 4)))
     assert F.shape == h.shape == (2, 4, 1, 8, 8)
     with pytest.raises(ValueError, match=r"want frame=UNetConfig or DiTConfig for pictures \(1, 8, 8\)"):

@@ -17,10 +17,10 @@ from oneprior.conditions import Anchor, Condition, Conditions, Field, Label
 from oneprior.data import Degraded, Mirrored, Pairs, Recipe, Source, image_pairs, in_memory
 from oneprior.denoiser import Facts, NetworkDenoiser
 from oneprior.nets import build
-from oneprior.nets.config import CONFIGS, NetConfig
+from oneprior.nets.config import CONFIGS, ClipConfig, NetConfig
 from oneprior.objective import EDMWeight, MinSNR, Objective, Plain, SigmoidWeight, TruncatedSNR
 from oneprior.posterior import EDMPrediction
-from oneprior.times import LogitNormal, LogNormal, Uniform
+from oneprior.times import Ladder, LogitNormal, LogNormal, NonDecreasing, PerElement, Rolling, TimeLaw, Uniform
 
 SCHEDULES = {
     "cosine": schedules.Cosine,
@@ -70,7 +70,7 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     """Read the data and build the rest; says what it found."""
     source = read(job, screen)
     shape, classes = source.facts.shape, source.facts.classes
-    if len(shape) == 3 and source.facts.unit is None:
+    if len(shape) >= 3 and source.facts.unit is None:
         codec: Codec = Pixels(source.facts.levels)
     else:
         some = range(0, len(source), max(1, len(source) * prod(shape) // 2**24))  # at most so many numbers
@@ -83,18 +83,23 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     prediction, weight, law = AUTO.get(job.schedule, ("v", "plain", "uniform"))
     job = replace(
         job,
-        net=("unet" if len(shape) == 3 else "mlp") if job.net == "auto" else job.net,
+        net=("unet" if len(shape) >= 3 else "mlp") if job.net == "auto" else job.net,
         prediction=prediction if job.prediction == "auto" else job.prediction,
         weight=weight if job.weight == "auto" else job.weight,
         law=law if job.law == "auto" else job.law,
     )
     den = denoiser(job, shape, conditions)
     low, high = den.facts.t_range
-    laws = {
+    laws: dict[str, TimeLaw] = {
         "uniform": Uniform(max(low, EPSILON), high),
         "logit-normal": LogitNormal(),
         "log-normal": LogNormal(den.schedule),
     }
+    law = laws[job.law]
+    if len(shape) == 4 and source.facts.unit is None:  # clips
+        kinds = {"nondecreasing": NonDecreasing, "rolling": Rolling, "ladder": Ladder}
+        every = {"scalar": law, "ptss": PerElement(law, (0,), job.frame_p)} | {k: v(law) for k, v in kinds.items()}
+        law = every[job.frame_law]
     facts = {
         "shape": list(shape),
         "data": {k: getattr(source.facts, k) for k in ("name", "count", "licence", "levels")}
@@ -102,7 +107,7 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         | ({"columns": columns(job)} if columns(job) else {}),
         "oneprior": __version__,
     } | ({"degrade": job.degrade} if job.degrade else {})
-    return Parts(job, source, codec, conditions, den, Objective(WEIGHTS[job.weight], laws[job.law]), facts)
+    return Parts(job, source, codec, conditions, den, Objective(WEIGHTS[job.weight], law), facts)
 
 
 def read(job: TrainJob, screen: Screen) -> Source:
@@ -121,6 +126,7 @@ def read(job: TrainJob, screen: Screen) -> Source:
         )
     recipe = Recipe.of(job.degrade) if job.degrade else None
     how: dict[str, Any] = {"size": job.size, "channels": job.channels}
+    how |= {k: v for k, v in (("frames", job.frames), ("rate", job.rate)) if v is not None}
     if job.pairs:
         source: Source = image_pairs(job.data, job.pairs, split=job.split, skip_bad=job.skip_bad, **how)
         screen.note(f"{source.facts.name}: {len(source):,} pairs, {' x '.join(map(str, source.facts.shape))}")
@@ -135,7 +141,7 @@ def read(job: TrainJob, screen: Screen) -> Source:
     kept = "all" if job.split == "all" else "the training part; the held-out one is left for `evaluate`"
     classes = "no classes" if facts.classes is None else f"{len(facts.classes)} classes"
     screen.note(f"{facts.name}: {len(source):,} samples ({kept}), {' x '.join(map(str, facts.shape))}, {classes}")
-    if len(facts.shape) == 3 and _is_folder(job.data):
+    if len(facts.shape) >= 3 and _is_folder(job.data):
         screen.note(
             "pictures: turned as EXIF says, transparent parts on white, cut to the middle and resized to one size"
         )
@@ -154,12 +160,15 @@ def denoiser(job: TrainJob, shape: tuple[int, ...], conditions: Conditions) -> N
     """The network, its weights a function of the seed, under its schedule."""
     fields: dict[str, Any] = {**conditions.fields, "dropout": job.dropout}
     if job.variance:
-        fields["out_channels"] = 2 * shape[0]
+        fields["out_channels"] = 2 * shape[-3 if len(shape) > 2 else 0]
     kind: Any = CONFIGS[job.net]
-    if len(shape) not in kind.ranks:
+    one = shape[1:] if len(shape) == 4 else shape  # of a clip, a frame
+    if len(one) not in kind.ranks or (one != shape and job.net not in ("unet", "dit")):
         raise ValueError(f"--net {job.net} takes no samples of shape {shape}; leave --net out, or say mlp")
     fields |= arguments("--net-args", kind, job.net_args, [f.name for f in fields_of(NetConfig)])
-    config = kind.sized(shape, job.net_size, **fields)
+    config = kind.sized(one, job.net_size, **fields)
+    if one != shape:
+        config = ClipConfig(shape, frame=config, causal=job.causal)
     net = build(config, job.train.seed)
     form = SCHEDULES[job.schedule]
     schedule = form(**arguments("--schedule-args", form, job.schedule_args, ("color",)))
@@ -167,8 +176,9 @@ def denoiser(job: TrainJob, shape: tuple[int, ...], conditions: Conditions) -> N
         1.0
     )  # eps says nothing of x_0 where alpha = 0, and at the end of a bridge no view but x0 does
     blind = a == 0.0 and (job.prediction in ("eps", "score") or (s == 0.0 and job.prediction != "x0"))
-    facts = Facts(t_range=(0.0, 0.999 if blind else 1.0), null=conditions.null)
-    prediction = EDMPrediction(0.5 if len(shape) == 3 else 1.0) if job.prediction == "edm" else job.prediction
+    axes = int(one != shape and job.frame_law != "scalar")
+    facts = Facts(time_axes=axes, t_range=(0.0, 0.999 if blind else 1.0), null=conditions.null)
+    prediction = EDMPrediction(0.5 if len(shape) >= 3 else 1.0) if job.prediction == "edm" else job.prediction
     return NetworkDenoiser(net, schedule, prediction, facts=facts, variance=job.variance)
 
 

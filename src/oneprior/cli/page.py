@@ -16,6 +16,7 @@ from oneprior.cli.work import sheet, write_picture
 from oneprior.data import Source
 from oneprior.prior import Prior
 from oneprior.report import curve, write_report
+from oneprior.results import contact
 from oneprior.training.run import RunFolder
 from oneprior.training.trainer import Trainer
 
@@ -54,6 +55,9 @@ def preview(prior: Prior, run: RunFolder, n: int, source: Source) -> None:
         elif len(prior.shape) == 3 and prior.shape[0] in (1, 3):
             columns = 10 if label is None else min(10, len(label.names))
             write_picture(file, prior.sample(SAMPLES, seeds=range(SAMPLES), **own).grid(columns))
+        elif len(prior.shape) == 4:
+            shown = prior.sample(SAMPLES // 8, seeds=range(SAMPLES // 8), **{k: v[:5] for k, v in own.items()}).x
+            write_picture(file, contact(shown))
         elif prior.shape == (2,):
             write_picture(file, scatter(prior.sample(1000, seeds=range(1000), clip=False).x))
     except FloatingPointError:

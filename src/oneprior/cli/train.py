@@ -1,11 +1,13 @@
 """Train a prior. DATA is a folder of pictures (subfolders become classes) or scans, a .zip, .npy, .npz, idx or NIfTI
-file, zarr, text (docs/files.md), or a name: digits, fashion-mnist, emoji-google-32, kjv, points:moons.
+file, zarr, text (docs/files.md), or a name: digits, fashion-mnist, emoji-google-32, kjv, points:moons,
+moving-digits.
 
 oneprior train photos/ --name photos --dry-run      what it will cost
 oneprior train photos/ --name photos --minutes 60   Ctrl-C leaves a good checkpoint
 oneprior train --name photos --resume               goes on exactly where it was
 oneprior train clean/ --pairs rainy/ --schedule resshift   a restorer, for `oneprior restore`
 oneprior train photos/ --net vq   a codec of pictures to tokens and back, in runs/photos/codec
+oneprior train clips/ --frames 16   a prior of clips (GIFs, video files, folders of pictures), for `oneprior animate`
 oneprior train book.txt             a prior of text; also a folder of .txt files
 
 Everything goes to runs/NAME: config.yaml (give it to --config to repeat the run), log.jsonl, samples/, checkpoints/,
@@ -44,6 +46,16 @@ class TrainJob(Common):
     """side in pixels to bring pictures to; needed where their sizes differ"""
     channels: Literal[1, 3] | None = None
     """1 grey, 3 colour (default: 3 if any picture has colour)"""
+    frames: int | None = None
+    """frames of a clip, in a folder of clips; of moving-digits and moving-scenes (8)"""
+    rate: float | None = None
+    """frames a second to bring clips to; needed where theirs differ"""
+    frame_law: Literal["ptss", "scalar", "nondecreasing", "rolling", "ladder"] = "ptss"
+    """times of the frames of a clip: one for all but with probability --frame-p (ptss), always one (scalar), ..."""
+    frame_p: float = 0.2
+    """share of clips whose frames have a time each (ptss)"""
+    causal: bool = False
+    """frames of a clip see themselves and those before alone"""
     skip_bad: bool = False
     """leave out pictures that cannot be read"""
     pairs: str | None = None

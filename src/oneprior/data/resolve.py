@@ -75,7 +75,7 @@ def open_source(
 
     "digits", "fashion-mnist" (its files lie in $ONEPRIOR_DATA/fashion-mnist), "emoji-google-32" (in
     $ONEPRIOR_DATA/emoji; also twitter, 64, and with -untoned at the end), "points:moons" and the like, "moving-digits"
-    and "moving-scenes"; a folder of pictures, of clips (with `frames`), of scans (NIfTI, DICOM) or of idx files; a zip of
+    and "moving-scenes"; a folder of pictures, of clips (with `frames`), of scans (NIfTI, DICOM) or idx files; a zip of
     pictures; a `.npy`, `.npz` or idx file, a zarr folder; a folder of Hugging Face's `save_to_disk`, or a data set in
     memory (`data.foreign`). A relative path is looked for here, then in $ONEPRIOR_DATA. A name wins over a folder of
     that name (write ./digits for the folder).

@@ -39,6 +39,16 @@ class time(NamedTuple):
         return (self.lo < t) & (t <= self.hi)
 
 
+Guidance = float | Callable[[Denoiser], Denoiser]
+
+
+def guided(den: Denoiser, guidance: Guidance) -> Denoiser:
+    """`den` under a scale of classifier-free guidance (1: itself), or what a function makes of it."""
+    if callable(guidance):
+        return guidance(den)
+    return CFG(den, check_scale(guidance, "guidance")) if guidance != 1.0 else den
+
+
 class CFG(Wrapper):
     """Guidance of `inner` at `scale`; conditions are dropped to `null` (the denoiser's `facts.null` by default).
 

@@ -295,14 +295,6 @@ class ClipConfig(NetConfig):
             object.__setattr__(self, port, getattr(frame, port))
         super().__post_init__()
 
-    @classmethod
-    def sized(
-        cls, shape: tuple[int, ...], size: str = "small", net: str = "unet", causal: bool = False, **fields: Any
-    ) -> ClipConfig:
-        """A preset, by the network of pictures of that size: "unet" or "dit"; further fields are that network's."""
-        made = _pick("ClipConfig", {"unet": UNetConfig, "dit": DiTConfig}, net).sized(shape[1:], size, **fields)
-        return cls(shape, frame=made, causal=causal)
-
 
 CONFIGS: dict[str, type[NetConfig]] = {
     c.type: c for c in (UNetConfig, DiTConfig, MLPConfig, TokensConfig, CodesConfig, ClipConfig)
