@@ -47,15 +47,23 @@ class Denoiser(nn.Module, ABC):
     facts: Facts
 
     def forward(self, x: Any, t: Time, **cond: Any) -> Any:
+        if isinstance(x, dict) or isinstance(t, dict):
+            t = t if isinstance(t, dict) else dict.fromkeys(x, t)  # one time for all parts
+            align(t, x)
+            known: Any = self.schedule
+            if isinstance(known, dict) and x.keys() != known.keys():
+                raise ValueError(f"x has the parts {sorted(x)}; this denoiser is of {sorted(known)}")
+            return self.posterior(x, {k: self._checked(x[k], v) for k, v in t.items()}, **cond)
+        return self.posterior(x, self._checked(x, t), **cond)
+
+    def _checked(self, x: Tensor, t: Any) -> Any:
         if isinstance(t, Tensor):
             t = check_axes(t, x, self.facts.time_axes) if t.ndim else float(t)
             # on a CPU alone: elsewhere a look at the values would wait for the device
             if isinstance(t, Tensor) and t.is_cpu and not bool(((t >= 0) & (t <= 1)).all()):
                 low, high = t.min().item(), t.max().item()
                 raise ValueError(f"t is in [{low:.4g}, {high:.4g}]: time runs from 0 (data) to 1 (noise)")
-        elif isinstance(t, int):
-            t = float(t)
-        return self.posterior(x, t, **cond)
+        return float(t) if isinstance(t, int) else t
 
     @abstractmethod
     def posterior(self, x: Any, t: Time, **cond: Any) -> Any:
@@ -79,6 +87,14 @@ class Denoiser(nn.Module, ABC):
         x0, noise (B, *); t > 0 a float or (B,). Integrated over lam it is -log p(x_0) up to a constant free of cond.
         """
         return self.residual(x0, t, noise, **cond).square().flatten(1).sum(1)
+
+
+def schedule_of(den: Denoiser, key: str) -> Schedule:
+    """The schedule of a part; parts without a schedule of their own share one. A part of tokens has a corruption."""
+    own: Any = den.schedule
+    if isinstance(own, dict) and key not in own:
+        raise ValueError(f"the sample has the part '{key}'; this denoiser is of {sorted(own)}")
+    return own[key] if isinstance(own, dict) else own
 
 
 class Wrapper(Denoiser):

@@ -1,12 +1,15 @@
-"""From a name to the prior: of tensors or of tokens, by what its folder says."""
+"""From a name to the prior: of tensors, of tokens or of several parts, by what its folder says."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from oneprior import storage
+from oneprior.joint import JointDenoiser
+from oneprior.joint_prior import JointPrior
 from oneprior.prior import Prior
 from oneprior.token_prior import TokenPrior
 from oneprior.tokens import TokenDenoiser
@@ -23,4 +26,5 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Prior:
         ValueError: when a file is damaged, of another format, or a pickle.
     """
     parts = storage.read(name, device=device)
-    return (TokenPrior if isinstance(parts.den, TokenDenoiser) else Prior)(*parts)
+    kinds: dict[type, Any] = {TokenDenoiser: TokenPrior, JointDenoiser: JointPrior}
+    return kinds.get(type(parts.den), Prior)(*parts)

@@ -129,6 +129,11 @@ class Seeded:
             rows[turned] *= -1
         return torch.from_numpy(rows).to(device=like.device, dtype=like.dtype)
 
+    def uniform(self, stage: int, like: Tensor, key: str = "") -> Tensor:
+        """Uniform float64 numbers in [0, 1) of the shape of `like`, at an address of their own."""
+        rows = uniforms(self.seeds, stage, f"{key}/{self.tile}", tuple(like.shape[1:]))
+        return torch.from_numpy(rows).to(like.device)
+
 
 @dataclass(frozen=True)
 class Fresh:

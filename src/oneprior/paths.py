@@ -259,14 +259,19 @@ class Hold:
     """What a sample is to keep: `value` where `mask` is true (all of it without a mask; dicts for parts).
 
     known: Hold(value, mask) keeps it at time 0, bit-identical to the end. given: time > 0 shows it to the network as
-    that noisy (a forgiving context). clamp: for a network with one time a sample, the value is re-noised and pasted in
-    at every step (RePaint's replacement): plausible at the seam, not exact.
+    that noisy (a forgiving context); a dict for parts (0 where it has no entry). clamp: for a network with one time a
+    sample, the value is re-noised and pasted in at every step (RePaint's replacement): plausible at the seam, not
+    exact.
     """
 
     value: Any
     mask: Any = True
-    time: float = 0.0
+    time: float | Mapping[str, float] = 0.0
     clamp: bool = False
+
+    def at(self, key: str) -> float:
+        """The time at which a part is held."""
+        return self.time.get(key, 0.0) if isinstance(self.time, Mapping) else self.time
 
     def part(self, s: slice) -> Hold:
         """The share `s` of a batch in what is held; values and masks of one row serve every sample."""

@@ -22,6 +22,7 @@ from oneprior.codecs import Codec, Text
 from oneprior.codecs import from_dict as codec_from_dict
 from oneprior.conditions import Conditions
 from oneprior.denoiser import Facts, NetworkDenoiser
+from oneprior.joint import JointDenoiser
 from oneprior.nets import build, config_from_dict, to_dict
 from oneprior.tokens import TokenDenoiser
 from oneprior.training.files import atomic_folder, digest, load_tensors, save_tensors, settle, write_json, write_text
@@ -146,24 +147,41 @@ def _model(den: Any) -> dict[str, Any]:
     net = getattr(den, "net", None)
     if isinstance(den, TokenDenoiser) and hasattr(net, "config"):
         said = {"corruption": pack(den.corruption), "convention": den.convention, "timed": den.timed}
+    elif isinstance(den, JointDenoiser) and hasattr(net, "config"):
+        said = {"parts": {k: _head(head) for k, head in den.heads.items()}, "tied": den.tied}
     elif isinstance(den, NetworkDenoiser) and hasattr(net, "config") and den.time is None:
-        kind = pack(den.prediction) if is_dataclass(den.prediction) else den.prediction.name
-        said = {"schedule": pack(den.schedule), "prediction": kind, "variance": den.variance}
+        said = {**_head(den), "variance": den.variance}
     else:
         raise TypeError(
-            f"only a NetworkDenoiser or TokenDenoiser around one of oneprior.nets is saved, no {type(den).__name__}"
+            f"only a NetworkDenoiser, TokenDenoiser or JointDenoiser around one of oneprior.nets is saved, no "
+            f"{type(den).__name__}"
         )
     return {"network": to_dict(net.config), **said}  # type: ignore[union-attr]
 
 
-def _denoiser(net: nn.Module, config: Mapping[str, Any], facts: Facts) -> NetworkDenoiser | TokenDenoiser:
+def _head(den: Any) -> dict[str, Any]:
+    if isinstance(den, TokenDenoiser):
+        return {"corruption": pack(den.corruption)}
+    kind = pack(den.prediction) if is_dataclass(den.prediction) else den.prediction.name
+    return {"schedule": pack(den.schedule), "prediction": kind}
+
+
+def _joint(net: Any, config: Mapping[str, Any], facts: Facts) -> JointDenoiser:
+    heads: dict[str, Any] = config["parts"]
+    schedules = {k: unpack(h["corruption"] if "corruption" in h else h["schedule"]) for k, h in heads.items()}
+    said = {k: unpack(h["prediction"]) for k, h in heads.items() if "prediction" in h}
+    return JointDenoiser(net, net.config.shapes, schedules, said, tied=config["tied"], facts=facts)
+
+
+def _denoiser(net: nn.Module, config: Mapping[str, Any], facts: Facts) -> Any:
+    if "parts" in config:
+        return _joint(net, config, facts)
     if "corruption" in config:
         return TokenDenoiser(
             net, unpack(config["corruption"]), config["convention"], timed=config["timed"], facts=facts
         )
     kind = config["prediction"]
-    prediction = kind if isinstance(kind, str) else unpack(kind)
-    return NetworkDenoiser(net, unpack(config["schedule"]), prediction, facts=facts, variance=config["variance"])
+    return NetworkDenoiser(net, unpack(config["schedule"]), unpack(kind), facts=facts, variance=config["variance"])
 
 
 def write_codec(

@@ -15,6 +15,7 @@ from oneprior.data.foreign import from_dataset
 from oneprior.data.idx import idx_files, read_idx
 from oneprior.data.mirror import Mirrored
 from oneprior.data.moving import MovingDigits, MovingScenes
+from oneprior.data.packed import Packed
 from oneprior.data.pairs import Pairs, image_pairs
 from oneprior.data.points import toy_points
 from oneprior.data.resolve import open_source
@@ -43,6 +44,7 @@ __all__ = [
     "Mirrored",
     "MovingDigits",
     "MovingScenes",
+    "Packed",
     "Pairs",
     "Recipe",
     "Scan",

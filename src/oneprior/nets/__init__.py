@@ -15,11 +15,13 @@ from oneprior.nets.config import (
     config_from_dict,
     to_dict,
 )
+from oneprior.nets.joint_config import JointConfig
 
 if TYPE_CHECKING:
     from oneprior.nets.clips import ClipNet
     from oneprior.nets.codes import CodeUNet
     from oneprior.nets.dit import DiT
+    from oneprior.nets.joint import JointNet
     from oneprior.nets.mlp import MLP
     from oneprior.nets.tokens import TokenTransformer
     from oneprior.nets.unet import UNet
@@ -28,6 +30,7 @@ __all__ = [
     "ClipConfig",
     "CodesConfig",
     "DiTConfig",
+    "JointConfig",
     "MLPConfig",
     "NetConfig",
     "TokensConfig",
@@ -38,7 +41,9 @@ __all__ = [
 ]
 
 
-def build(config: NetConfig, seed: int | None = None) -> UNet | DiT | MLP | TokenTransformer | CodeUNet | ClipNet:
+def build(
+    config: NetConfig | JointConfig, seed: int | None = None
+) -> UNet | DiT | MLP | TokenTransformer | CodeUNet | ClipNet | JointNet:
     """The network a config describes: an `nn.Module` with `.config`, whose output is zero until it is trained.
 
     seed: makes the initial weights a function of it; the global generator is as before afterwards.
@@ -49,6 +54,10 @@ def build(config: NetConfig, seed: int | None = None) -> UNet | DiT | MLP | Toke
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return build(config)
+    if isinstance(config, JointConfig):
+        from oneprior.nets.joint import JointNet
+
+        return JointNet(config, build(config.backbone))
     if isinstance(config, CodesConfig):
         from oneprior.nets.codes import CodeUNet
 

@@ -301,16 +301,19 @@ CONFIGS: dict[str, type[NetConfig]] = {
 }
 
 
-def to_dict(config: NetConfig) -> dict[str, Any]:
+def to_dict(config: Any) -> dict[str, Any]:
     """{"type": "unet", ...fields}: what `config_from_dict` reads back, also after a trip through JSON."""
     inner = {"frame": to_dict(config.frame)} if isinstance(config, ClipConfig) else {}
     return {"type": config.type, **asdict(config), **inner}
 
 
-def config_from_dict(data: Mapping[str, Any]) -> NetConfig:
+def config_from_dict(data: Mapping[str, Any]) -> Any:
     """The config that `to_dict` wrote. Raises ValueError for an unknown type or field, naming the known ones."""
     rest = {key: value for key, value in data.items() if key != "type"}
-    cls = _pick("network", CONFIGS, data.get("type"))
+    from oneprior.nets.joint_config import JointConfig
+
+    every: dict[str, Any] = {**CONFIGS, JointConfig.type: JointConfig}
+    cls = _pick("network", every, data.get("type"))
     known = {field.name for field in fields(cls)}
     if unknown := sorted(set(rest) - known):
         raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")

@@ -67,5 +67,5 @@ def plain(den: Denoiser, steps: int) -> tuple[Solver, Grid]:
 
 
 def _schedules(den: Denoiser) -> tuple[Schedule, ...]:
-    own: Any = den.schedule
-    return tuple(own.values()) if isinstance(own, dict) else (own,)
+    own: Any = den.schedule  # of parts, those of tokens have a corruption and take any grid
+    return tuple(s for s in own.values() if isinstance(s, Schedule)) if isinstance(own, dict) else (own,)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oneprior.denoiser import Denoiser
+from oneprior.denoiser import Denoiser, schedule_of
 from oneprior.noise import Noise
 from oneprior.paths import Hold, Path
 from oneprior.schedules import Schedule
@@ -42,23 +42,26 @@ def begin(den: Denoiser, hold: Hold, path: Path, x: Any, noise: Noise) -> tuple[
     if isinstance(x, Mapping):
         values = hold.value
         masks = hold.mask if isinstance(hold.mask, Mapping) else dict.fromkeys(values, True)
-        every = {k: path.track(k) for k in x}
-        made = Path(path.matrix, every, path.kind).hold({k: masks.get(k) for k in x}, hold.time)
+        made = Path(path.matrix, {k: path.track(k) for k in x}, path.kind)
+        for time in {hold.at(k) for k in values}:  # a track for each time that something is held at
+            made = made.hold({k: masks.get(k) for k in values if hold.at(k) == time}, time)
         return made, {
             k: _place(den, hold, v, values[k], masks[k], noise, k) if k in values else v for k, v in x.items()
         }
     mask = hold.mask
     if mask is True:
         raise ValueError("everything is held: give a mask of the elements to keep (bool, aligned with x's first axes)")
-    return path.hold(mask, hold.time), _place(den, hold, x, hold.value, mask, noise, "")
+    return path.hold(mask, hold.at("")), _place(den, hold, x, hold.value, mask, noise, "")
 
 
 def _place(den: Denoiser, hold: Hold, x: Tensor, value: Tensor, mask: Any, noise: Noise, key: str) -> Tensor:
-    own: Any = den.schedule
-    schedule = own[key] if isinstance(own, dict) else own
-    a, _, s = schedule.at(hold.time)
-    value = torch.as_tensor(value, device=x.device).to(x.dtype).expand_as(x)
-    known = value if hold.time == 0 else a * value + s * schedule.color(noise(-1, x, key))
+    schedule: Any = schedule_of(den, key)
+    value, time = torch.as_tensor(value, device=x.device).to(x.dtype).expand_as(x), hold.at(key)
+    if not isinstance(schedule, Schedule):
+        known = schedule.noised(value, time, noise, key)
+    else:
+        a, _, s = schedule.at(time)
+        known = value if time == 0 else a * value + s * schedule.color(noise(-1, x, key))
     return known.clone() if mask is True else torch.where(align(mask, x), known, x)
 
 

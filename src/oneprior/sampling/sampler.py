@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from oneprior import paths
-from oneprior.denoiser import Denoiser
+from oneprior.denoiser import Denoiser, schedule_of
 from oneprior.noise import Noise, Seeded
 from oneprior.paths import Hold, Path
 from oneprior.sampling import grids
@@ -189,17 +189,18 @@ def _begin(
     if start is not None:  # a copy: the walk may overwrite it
         return ({k: v.clone() for k, v in start.items()} if isinstance(start, Mapping) else start.clone()), noise
     device = device_of(den)
-    own: Any = den.schedule
     if not several:
-        return _start(own, torch.empty(tuple(shape), device=device), path, noise, "", y), noise
-    each = {k: own[k] if isinstance(own, dict) else own for k in shape}
+        return _start(den.schedule, torch.empty(tuple(shape), device=device), path, noise, "", y), noise
     return {
-        k: _start(each[k], torch.empty(tuple(v), device=device), path, noise, k, None) for k, v in shape.items()
+        k: _start(schedule_of(den, k), torch.empty(tuple(v), device=device), path, noise, k, None)
+        for k, v in shape.items()
     }, noise
 
 
-def _start(schedule: Schedule, like: Tensor, path: Path, noise: Noise, key: str, y: Tensor | None) -> Tensor:
+def _start(schedule: Any, like: Tensor, path: Path, noise: Noise, key: str, y: Tensor | None) -> Tensor:
     """anchor y + sigma eps at the first time of each element; alpha x_0, which nobody knows, is left out."""
+    if not isinstance(schedule, Schedule):
+        return schedule.begin(like, noise, key)
     n, which, t = schedule.color(noise(0, like, key)), path.track(key), path.matrix[0]
     if isinstance(which, int):
         _, b, s = schedule.at(t[which].item())
@@ -211,7 +212,12 @@ def _start(schedule: Schedule, like: Tensor, path: Path, noise: Noise, key: str,
 
 
 def _first(schedule: Any) -> Schedule:
-    return next(iter(schedule.values())) if isinstance(schedule, dict) else schedule
+    if not isinstance(schedule, dict):
+        return schedule
+    found = next((s for s in schedule.values() if isinstance(s, Schedule)), None)
+    if found is None:
+        raise ValueError("every part of this sample is of tokens: give a path, or sample with oneprior.tokens")
+    return found
 
 
 def _is_finite(x: Tensor) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as _checkpoint
 
-from oneprior.denoiser import Denoiser
+from oneprior.denoiser import Denoiser, schedule_of
 from oneprior.noise import Noise, White
 from oneprior.paths import Path
 from oneprior.sampling.solvers import Row, Solver, Stage, mean, together
@@ -80,8 +80,11 @@ def _scalar(v: float, dtype: torch.dtype) -> Tensor:
         return torch.tensor(v, dtype=dtype)
 
 
-class _Part:
-    """A part of the sample on its way: its x, the x its step began from, its last means, its plan."""
+class Part:
+    """A part of the sample on its way: its x, the x its step began from, its last means, its plan.
+
+    A corruption of tokens has a part of its own (`tokens.part`), which draws where this one adds.
+    """
 
     # fmt: off
     __slots__ = (
@@ -108,13 +111,7 @@ class _Part:
         self.view, self.variance = solver.view, solver.variance
         self.noise, self.temperature = noise, temperature
         self.color = None if isinstance(schedule.color, White) else schedule.color
-        which = path.track(key)
-        if isinstance(which, Tensor):
-            tracks = path.matrix.shape[1]
-            if not 0 <= int(which.min()) <= int(which.max()) < tracks:
-                raise ValueError(f"the path has {tracks} tracks, its map asks for {int(which.max())}")
-            which = which.to(x.device)
-        self.which = which
+        self.which = tracks(path, key, x)
 
     def time(self, t: Any) -> Any:
         """The time of a stage as the denoiser wants it: a float, or a tensor over the axes of the map."""
@@ -181,6 +178,16 @@ class _Part:
         return Row(f(row.keep), tuple(f(w) for w in row.w), f(row.anchor), f(row.std), row.back, False, row.lag)
 
 
+def tracks(path: Path, key: str, x: Tensor) -> int | Tensor:
+    """The map of a part to the tracks of a path, on the device of x; a track that is not there is refused."""
+    which, count = path.track(key), path.matrix.shape[1]
+    if isinstance(which, Tensor):
+        if not 0 <= int(which.min()) <= int(which.max()) < count:
+            raise ValueError(f"the path has {count} tracks, its map asks for {int(which.max())}")
+        return which.to(x.device)
+    return which
+
+
 def walk(
     den: Denoiser,
     x: Any,
@@ -206,12 +213,12 @@ def walk(
         FloatingPointError: with `check`, at the first non-finite value.
     """
     den = den.begin(path)
-    own: Any = den.schedule
     several = isinstance(x, dict)
-    parts = {
-        k: _Part(k, v, own[k] if isinstance(own, dict) else own, path, solver, noise, temperature, cond.get("y"))
-        for k, v in (x.items() if several else [("", x)])
-    }
+    parts: dict[str, Any] = {}
+    for k, v in x.items() if several else [("", x)]:
+        own: Any = schedule_of(den, k)
+        kind = Part if isinstance(own, Schedule) else own.part
+        parts[k] = kind(k, v, own, path, solver, noise, temperature, cond.get("y"))
     first, t = next(iter(parts.values())), None
     post: Any = None
     out: Step | None = None

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from oneprior.times import Time, align
+from oneprior.tokens.draw import categorical
+from oneprior.tokens.part import TokenPart
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,23 @@ class Corruption(ABC):
     def score(self, p: Tensor, z: Tensor, t: Time) -> Tensor:
         """s_k = p_t(x with z -> k) / p_t(x), 1 at k = z (SEDD, Lou et al. 2024), from the full posterior."""
         return self.push(self._ratio(p, z, t), t)
+
+    # what a walk asks of a part of tokens, as it asks `Schedule`s of tensors
+
+    def part(self, *args: Any) -> TokenPart:
+        """Tokens on their way in `sampling.walk`, beside parts that are tensors."""
+        return TokenPart(*args)
+
+    def begin(self, like: Tensor, noise: Any, key: str) -> Tensor:
+        """Tokens (B, L) at time 1."""
+        return categorical(self.start().to(like.device), noise.uniform(0, like, key))
+
+    def noised(self, x0: Tensor, t: float, noise: Any, key: str) -> Tensor:
+        """A draw of x_t of known tokens x0 (B, L), which are looked at first."""
+        if not bool(((x0 >= 0) & (x0 < self.vocab) & (x0 != (-1 if self.mask is None else self.mask))).all()):
+            own = self.vocab - (self.mask is not None)
+            raise ValueError(f"known '{key}' from {x0.min()} to {x0.max()}: integers in [0, {own}) were expected")
+        return x0 if t == 0 else self.corrupt(x0, t, noise.uniform(-1, x0, key))
 
     def _ratio(self, p: Tensor, z: Tensor, t: Time) -> Tensor:
         q = self.likelihood(z, t)
