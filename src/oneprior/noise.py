@@ -32,18 +32,19 @@ def _word(*address: int | str) -> int:
     return int.from_bytes(blake2b(repr(address).encode(), digest_size=8).digest(), "little")
 
 
-def _draws(keys: Sequence[tuple[int, int]], shape: tuple[int, ...], gaussian: bool) -> np.ndarray:
+def _draws(keys: Sequence[tuple[int, int]], shape: tuple[int, ...], gaussian: bool) -> Tensor:
     # (len(keys), *shape): float32 normal or float64 uniform numbers, row by row from the generator of a key
     if not hasattr(_own, "bits"):
         _own.bits = np.random.SFC64(0)
         _own.generator, _own.state = np.random.Generator(_own.bits), _own.bits.state
+        _own.state["state"]["state"][2:] = 0x9E3779B97F4A7C15, 1
     bits, generator, state = _own.bits, _own.generator, _own.state
     words = state["state"]["state"]
     # torch's memory is aligned to 64 bytes, NumPy's to 16: all that is done to these numbers later is faster so
-    out = torch.empty((len(keys), *shape), dtype=torch.float32 if gaussian else torch.float64).numpy()
-    flat = out.reshape(len(keys), -1)
+    out = torch.empty((len(keys), *shape), dtype=torch.float32 if gaussian else torch.float64)
+    flat = out.numpy().reshape(len(keys), -1)
     for i, key in enumerate(keys):  # resetting one generator costs a fifth of making a new one
-        words[:2], words[2], words[3] = key, 0x9E3779B97F4A7C15, 1
+        words[:2] = key
         bits.state = state
         bits.random_raw(12, output=False)  # the rounds after which nearby keys have nothing in common
         if gaussian:
@@ -63,20 +64,20 @@ def normal(seed: int, stream: str, index: int | Sequence[int], shape: tuple[int,
 
     `index` an integer gives an array of `shape`; a sequence of B integers gives (B, *shape), row by row the same.
     """
-    rows = _draws(_keys(seed, stream, index), shape, True)
+    rows = _draws(_keys(seed, stream, index), shape, True).numpy()
     return rows[0] if isinstance(index, int) else rows
 
 
 def uniform(seed: int, stream: str, index: int | Sequence[int], shape: tuple[int, ...] = ()) -> np.ndarray:
     """Uniform float64 numbers in [0, 1), addressed as in `normal`."""
-    rows = _draws(_keys(seed, stream, index), shape, False)
+    rows = _draws(_keys(seed, stream, index), shape, False).numpy()
     return rows[0] if isinstance(index, int) else rows
 
 
 def uniforms(seeds: Sequence[int], stage: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Uniform float64 numbers (B, *shape) in [0, 1), row i from seeds[i] and the address (stage, name) alone."""
     word = _word("uniform", stage, name)
-    rows = _draws([(max(s, ~s) & _MASK, word) for s in map(int, seeds)], shape, False)
+    rows = _draws([(max(s, ~s) & _MASK, word) for s in map(int, seeds)], shape, False).numpy()
     if turned := [i for i, s in enumerate(seeds) if s < 0]:
         rows[turned] = (1 - 2**-53) - rows[turned]
     return rows
@@ -112,7 +113,7 @@ class Seeded:
     tile: str = ""
 
     def __init__(self, seeds: Iterable[int], tile: str = "") -> None:
-        object.__setattr__(self, "seeds", tuple(int(s) for s in seeds))
+        object.__setattr__(self, "seeds", tuple(map(int, seeds)))
         object.__setattr__(self, "tile", tile)
 
     @classmethod
@@ -127,7 +128,7 @@ class Seeded:
         rows = _draws([(max(s, ~s) & _MASK, word) for s in self.seeds], tuple(like.shape[1:]), True)
         if turned := [i for i, s in enumerate(self.seeds) if s < 0]:
             rows[turned] *= -1
-        return torch.from_numpy(rows).to(device=like.device, dtype=like.dtype)
+        return rows.to(device=like.device, dtype=like.dtype)
 
     def uniform(self, stage: int, like: Tensor, key: str = "") -> Tensor:
         """Uniform float64 numbers in [0, 1) of the shape of `like`, at an address of their own."""

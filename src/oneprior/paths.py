@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from math import exp, log1p
 from typing import Any
@@ -56,6 +56,11 @@ class Path:
     @property
     def kinds(self) -> tuple[str, ...]:
         return self.kind or (SOLVE,) * (len(self.matrix) - 1)
+
+    @cached_property
+    def begins(self) -> list[float]:
+        """The first time of each track."""
+        return self.matrix[0].tolist()
 
     @property
     def steps(self) -> int:
@@ -107,12 +112,12 @@ def _held(which: int | Tensor, mask: Any, track: int) -> int | Tensor:
 
 def sync(times: Sequence[float]) -> Path:
     """All elements together along `times`, from first to last (equal calls give the very same object)."""
-    return _sync(tuple(float(t) for t in times))
+    return _sync(tuple(times))
 
 
 @lru_cache(maxsize=256)
 def _sync(times: tuple[float, ...]) -> Path:
-    return Path(torch.tensor(times, dtype=torch.float64)[:, None])
+    return Path(torch.tensor([float(t) for t in times], dtype=torch.float64)[:, None])
 
 
 def frames(level: Tensor, grid: Sequence[float]) -> Path:

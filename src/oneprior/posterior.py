@@ -169,8 +169,8 @@ class Posterior:
     def __init__(
         self, mean: Tensor, x_t: Tensor, schedule: Schedule, t: Time, var: Tensor | None = None, y: Tensor | None = None
     ) -> None:
-        self.mean, self.x_t, self.var, self.y = mean, x_t, var, y
-        self._schedule, self._t = schedule, t
+        self.mean, self.x_t, self._schedule = mean, x_t, schedule
+        self._t, self.var, self.y = t, var, y
 
     @property
     def coefs(self) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oneprior import paths
 from oneprior.denoiser import Denoiser, schedule_of
@@ -154,7 +154,7 @@ def sample(
 
     with torch.set_grad_enabled(torch.is_grad_enabled() and grad > 0):
         x, noise = run(seeds, False)
-        if not all(_is_finite(v) for v in (x.values() if isinstance(x, Mapping) else (x,))):
+        if not _is_finite(x):
             run(noise.seeds, True)
             raise FloatingPointError("the result is not finite, a repeated run was: the denoiser is not deterministic")
     return x
@@ -201,10 +201,11 @@ def _start(schedule: Any, like: Tensor, path: Path, noise: Noise, key: str, y: T
     """anchor y + sigma eps at the first time of each element; alpha x_0, which nobody knows, is left out."""
     if not isinstance(schedule, Schedule):
         return schedule.begin(like, noise, key)
-    n, which, t = schedule.color(noise(0, like, key)), path.track(key), path.matrix[0]
+    n, which = schedule.color(noise(0, like, key)), path.track(key)
     if isinstance(which, int):
-        _, b, s = schedule.at(t[which].item())
+        _, b, s = schedule.at(path.begins[which])
     else:
+        t = path.matrix[0]
         tt = t.to(n.device, n.dtype if n.device.type == "mps" else t.dtype)[which.to(n.device)]
         _, b, s = aligned(schedule.at(tt), n)
     n = n if isinstance(s, float) and s == 1.0 else n * s
@@ -220,13 +221,19 @@ def _first(schedule: Any) -> Schedule:
     return found
 
 
-def _is_finite(x: Tensor) -> bool:
-    return not x.is_floating_point() or isfinite(x.detach().sum().item())
+def _is_finite(x: Any) -> bool:
+    if isinstance(x, dict):
+        return all(map(_is_finite, x.values()))
+    return not x.is_floating_point() or isfinite(x.sum().item())
 
 
 def device_of(den: Denoiser) -> torch.device:
-    # module by module: looking through all named tensors costs as much as a step
-    for module in den.modules():
-        for v in chain(module.parameters(recurse=False), module.buffers(recurse=False)):
+    return _found(den) or torch.device("cpu")
+
+
+def _found(module: nn.Module) -> torch.device | None:
+    # by hand: looking through named tensors, module by module, costs as much as two steps
+    for v in chain(module._parameters.values(), module._buffers.values()):
+        if v is not None:
             return v.device
-    return torch.device("cpu")
+    return next(filter(None, map(_found, filter(None, module._modules.values()))), None)
