@@ -163,9 +163,10 @@ class Levels(Grid):
         i = k.floor().long().clamp(max=len(table) - 2)
         return _at(schedule, high, torch.lerp(table[i], table[i + 1], k - i).exp())
 
-    def within(self, schedule: Schedule, high: float = 1.0) -> bool:
-        """Are all calls of the table but the first between the levels at `high` and at t_min?"""
-        return _sbar(schedule, high) > 1.1 * self.sbar[1] and _sbar(schedule, schedule.t_min) <= self.sbar[-2]
+    def within(self, schedule: Schedule, n: int, high: float = 1.0) -> bool:
+        """Are all of n calls but the first between the levels at `high` and at t_min?"""
+        _, first, *_, last = self.calls(schedule, n, high, 0.0)
+        return _sbar(schedule, high) > 1.1 * _sbar(schedule, first) and last >= schedule.t_min
 
 
 # Align Your Steps, published tables of ten steps (Sabour et al. 2024), for latent diffusion's schedules.
