@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from oneprior import storage
+from oneprior import hub, storage
 from oneprior.clips import Clips
-from oneprior.codecs import Codec, Pixels
+from oneprior.codecs import Codec, Latent, Pixels
 from oneprior.conditions import Conditions, Label
 from oneprior.denoiser import Denoiser, NetworkDenoiser
 from oneprior.film import Sampled
@@ -61,6 +61,7 @@ class Prior(Clips):
     def __init__(self, den: Denoiser, codec: Codec, conditions: Conditions, facts: Mapping[str, Any]) -> None:
         self.den, self.codec, self.conditions, self.facts = den.eval(), codec, conditions, dict(facts)
         self.shape: tuple[int, ...] = tuple(facts["shape"])
+        self.own: Sampler | None = None  # the sampler a foreign checkpoint came with
 
     def __repr__(self) -> str:
         size = sum(p.numel() for p in self.den.parameters())
@@ -74,18 +75,31 @@ class Prior(Clips):
 
     def to(self, device: str | torch.device) -> Prior:
         """Move to a device, in place."""
-        self.den.to(device)
+        for part in (self.den, self.codec, *self.conditions.values()):
+            if hasattr(part, "to"):
+                part.to(device)  # type: ignore[union-attr]
         return self
+
+    def _inside(self, shape: Sequence[int] | None = None) -> tuple[int, ...]:
+        """The shape of a sample, (C, H, W) or the prior's own, in the model's world."""
+        shape = self.shape if shape is None else tuple(shape)
+        return self.codec.inside(shape) if isinstance(self.codec, Latent) else shape
 
     def save(self, folder: str | Path, *, force: bool = False, dtype: torch.dtype | None = None) -> Path:
         """Write to a folder that `oneprior.load` reads; see `storage.write`."""
         parts = storage.Parts(self.den, self.codec, self.conditions, self.facts)
         return storage.write(folder, parts, self._preview(), force=force, dtype=dtype)
 
+    def push(self, name: str, *, private: bool = False, dtype: torch.dtype | None = None) -> str:
+        """Save to the Hub as user/name, with a card, and return its address; see `hub.push`."""
+        named = Prior(self.den, self.codec, self.conditions, {**self.facts, "hub": name})
+        with hub.aside() as folder:
+            return hub.push(named.save(folder, dtype=dtype), name, private=private)
+
     def tune(self, steps: int, warm: int = 256) -> Prior:
         """Search the grid on which `auto` takes this many steps and keep it, also when saved: about 20 steps^2 network
         calls of `warm` samples; see `sampling.gridsearch.search`."""
-        levels = search(self.den, steps, self.shape, warm=warm).sbar
+        levels = search(self.den, steps, self._inside(), warm=warm).sbar
         self.den.facts = replace(self.den.facts, grids={**self.den.facts.grids, steps: levels})
         self.facts["grids"] = {**self.facts.get("grids", {}), str(steps): list(levels)}
         return self
@@ -112,6 +126,7 @@ class Prior(Clips):
     ) -> Sampled:
         """Draw n samples (8, or as many as there are seeds). Sample i depends on seeds[i] alone, not on the batch.
 
+        sampler: a name of `sampling.SAMPLERS`, a solver, or "own", a foreign checkpoint's, on its own times.
         guidance: scale of classifier-free guidance (1 none), or what makes a denoiser of the prior's, such as
         `lambda den: CFG(den, 3.0, interval=sigma(0.3, 5.0))`. temperature: of the noise of the steps. hold: what to
         keep, in model range. path: times of its own, instead of `steps`. frames: of clips, if not as many as in
@@ -121,7 +136,7 @@ class Prior(Clips):
         Raises:
             ValueError: for a sampler or condition that is not known, steps < 1, guidance of an unconditional prior.
         """
-        seeds = self._seeds(n, seeds)
+        seeds, sampler = self._seeds(n, seeds), self.own or "own" if sampler == "own" else sampler
         if sampler != "auto" and named(sampler).solver.variance and not getattr(self.den, "variance", False):
             raise ValueError(f"sampler {sampler} asks for the variance, which this prior does not tell: {TELLING}")
         shape = self.shape if frames is None else (frames, *self.shape[1:])
@@ -133,7 +148,7 @@ class Prior(Clips):
                 trace = None if trajectory is None else Trace(trajectory)
                 x = sample(
                     den,
-                    (len(seeds[s]), *shape),
+                    (len(seeds[s]), *self._inside(shape)),
                     steps=None if path is not None else steps,
                     path=path,
                     sampler=sampler,
@@ -184,7 +199,7 @@ class Prior(Clips):
         how: dict[str, Any] = dict(method=method, draws=draws, steps=steps, seeds=seeds, progress=progress)
         with self._timed() as run:
             how |= self._ports(len(y), {**cond, **pair})
-            den = tiled(run, self.shape[1:], shape[2:])
+            den = tiled(run, self._inside()[1:], self._inside(shape[1:])[1:])
             out = paired(den, shape, **how) if pair else restore(den, given.to_model(self.codec), **how)
         every = self._decode(out.draws.flatten(0, 1), clip).unflatten(0, (len(y), draws))
         std = spread(every, seeds) if draws > 1 else None
@@ -197,6 +212,7 @@ class Prior(Clips):
         self,
         x: Any,
         *,
+        among: Sequence[Any] | None = None,
         calls: int = 16,
         lam: tuple[float, float] = (-2.0, 1.0),
         stages: Sequence[tuple[int, int]] | None = None,
@@ -205,17 +221,18 @@ class Prior(Clips):
     ) -> Classified:
         """Which class explains each x best: log-likelihoods in nats from one shared-noise error table.
 
+        among: values of a condition to choose from, such as prompts; all classes without.
         calls: network calls per image and class at most. lam: range of half log-SNR that is looked at; stages:
         (evaluations, classes kept) of a staged elimination. settings: as in `uses.classify.classify`.
         """
-        name, label = self._label()
-        x = self._encode(x)
+        (name, label), x = self._label() if among is None else (next(iter(self.conditions), ""), None), self._encode(x)
+        among = label.names if label else list(among or ())
         with self._timed() as run:
-            conds = label.encode(range(len(label.names)), len(label.names))
+            conds = self._ports(len(among), {name: list(among)})
             plan = Plan(n=calls, lam=lam, seed=seed)
             out = classify(run, x, conds, plan, stages=stages, **settings)
         said = {"calls": calls, "lam": lam, "stages": stages, "seed": seed, "condition": name, **settings}
-        return Classified(out.x, (seed,), said, run.calls, run.seconds, out.logits, label.names)
+        return Classified(out.x, (seed,), said, run.calls, run.seconds, out.logits, tuple(map(str, among)))
 
     def edit(
         self,
@@ -264,7 +281,7 @@ class Prior(Clips):
         stored levels and spread these over their bins first (a density of integers is none). cond: of x, for
         log p(x | cond).
         """
-        x = self._checked(x)
+        x, logdet = self._checked(x), self.codec.logdet
         seeds = range(seed, seed + len(x))
         u = torch.from_numpy(uniform(seed, "dequantise", seeds, self.shape)).to(x).clamp(max=1 - 2**-24)
         with self._timed() as run:
@@ -275,7 +292,7 @@ class Prior(Clips):
         log_bin = self.codec.log_bin
         bpd = None if log_bin is None else -(out.x / d + log_bin) / 0.6931471805599453
         said = {"steps": steps, "probes": probes, "seed": seed, "dequantise": dequantise, **cond}
-        return Likelihood(out.x + d * self.codec.logdet, (seed,), said, run.calls, run.seconds, bpd)
+        return Likelihood(out.x + d * logdet, (seed,), said, run.calls, run.seconds, bpd)
 
     def dimension(
         self,
@@ -348,16 +365,19 @@ class Prior(Clips):
         return x.to(self.device)
 
     def _decode(self, m: Tensor, clip: bool) -> Tensor:
-        return self.codec.decode(m, clip=clip and isinstance(self.codec, Pixels))
+        return self.codec.decode(m, clip=clip and isinstance(self.codec, (Pixels, Latent)))
 
     def _ports(self, batch: int, cond: Mapping[str, Any]) -> dict[str, Tensor]:
         return {k: v.to(self.device) for k, v in self.conditions.encode(batch, **cond).items()}
 
     def _label(self) -> tuple[str, Label]:
-        for name in self.conditions:
-            if isinstance(self.conditions[name], Label):
-                return name, self.conditions[name]  # type: ignore[return-value]
-        raise ValueError("this prior knows no classes: train it with labels (class subfolders) to classify with it")
+        for name, condition in self.conditions.items():
+            if isinstance(condition, Label):
+                return name, condition
+        said = f"; or say among which values of {list(self.conditions)}, among=[...]" if self.conditions else ""
+        raise ValueError(
+            f"this prior knows no classes: train it with labels (class subfolders) to classify with it{said}"
+        )
 
     def _said(self, value: Any) -> dict[str, Any]:
         if value is None or isinstance(value, Mapping):

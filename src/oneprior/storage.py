@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from oneprior import anchored, noise, posterior, schedules, tokens
+from oneprior import anchored, hub, noise, posterior, schedules, tokens
 from oneprior.codecs import Codec, Text
 from oneprior.codecs import from_dict as codec_from_dict
 from oneprior.conditions import Conditions
@@ -153,8 +153,8 @@ def _model(den: Any) -> dict[str, Any]:
         said = {**_head(den), "variance": den.variance}
     else:
         raise TypeError(
-            f"only a NetworkDenoiser, TokenDenoiser or JointDenoiser around one of oneprior.nets is saved, no "
-            f"{type(den).__name__}"
+            "only a NetworkDenoiser, TokenDenoiser or JointDenoiser around one of oneprior.nets is saved, no "
+            f"{type(den).__name__} of a {type(net).__name__}: keep what it was read from, or the code that wraps it"
         )
     return {"network": to_dict(net.config), **said}  # type: ignore[union-attr]
 
@@ -242,19 +242,20 @@ def _hashed(path: Path, sha: str) -> dict[str, Tensor]:
 
 
 def find(name: str | Path) -> Path:
-    """The folder of a prior's name: a path, a run's folder, or one that ships with the package."""
+    """The folder of a prior's name: a path, a run's folder, one that ships, or a name on the Hub."""
     path = Path(name)
     if path.is_file():
-        raise ValueError(
-            f"{path} is a file; a prior is a folder (config.json, model.safetensors). Pickles are never read"
-        )
+        raise ValueError(f"{path} is a file; a prior is a folder (config.json, model.safetensors). {hub.WAY_OUT}")
     for folder in (path, path / "prior"):
-        if settle(folder).is_dir() and (folder / "config.json").exists():
+        if settle(folder).is_dir() and any((folder / mark).exists() for mark in ("config.json", "model_index.json")):
             return folder
     if path.is_dir():
-        raise FileNotFoundError(f"{path} holds no prior: config.json is missing")
+        held = ", ".join(sorted(p.name for p in path.iterdir())[:12]) or "nothing"
+        raise FileNotFoundError(f"{path} holds no prior: config.json is missing; it has {held}. {hub.WAY_OUT}")
     if (SHIPPED / str(name) / "config.json").exists():
         return SHIPPED / str(name)
+    if isinstance(name, str) and hub.named(name):
+        return hub.fetch(name)
     raise FileNotFoundError(
         f"no folder '{name}', and no shipped prior of that name; shipped are: {', '.join(shipped())}"
     )
@@ -286,7 +287,7 @@ def _card(parts: Parts) -> str:
     return (
         f"""---
 library_name: oneprior
-tags: [diffusion, prior, oneprior]
+{hub.head(facts)}tags: [diffusion, prior, oneprior]
 ---
 # {name}
 
@@ -295,7 +296,7 @@ A diffusion prior of {data.get("name", "data")} ({shape}), made with oneprior {f
 ```python
 import oneprior
 
-prior = oneprior.load("{facts.get("name", data.get("name", "path/to/this/folder"))}")
+prior = oneprior.load("{facts.get("hub", facts.get("name", data.get("name", "path/to/this/folder")))}")
 {"print(prior.sample(4))" if isinstance(parts.codec, Text) else "prior.sample(16).grid()"}
 ```
 

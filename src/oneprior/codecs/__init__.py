@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from oneprior.codecs.latent import Latent
 from oneprior.codecs.levels import Levels
 from oneprior.codecs.pixels import Pixels, Standardise
 from oneprior.codecs.text import Bytes, Characters, Pieces, Text
@@ -17,6 +18,7 @@ __all__ = [
     "Bytes",
     "Characters",
     "Codec",
+    "Latent",
     "Levels",
     "Pieces",
     "Pixels",

@@ -128,6 +128,11 @@ class Compose(Operator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
 
+    def at(self, x: Tensor) -> Local:
+        first = self.inner.at(x)
+        then = self.outer.at(first.value)
+        return Local(then.value, lambda u: then.forward(first.forward(u)), lambda w: first.adjoint(then.adjoint(w)))
+
     def repeat(self, n: int) -> Operator:
         return Compose(self.outer.repeat(n), self.inner.repeat(n))
 
@@ -237,9 +242,12 @@ class Measurement:
         """The same measurement seen from model range, through a codec x = decode(m) = slope m + offset, element-wise.
 
         With one slope for all, A x = slope A m + A offset: y and noise change, the operator stays. With a slope a
-        channel the operator becomes A slope; a non-linear operator is composed with `decode`, and y and noise stay.
+        channel the operator becomes A slope; a non-linear operator is composed with `decode`, and y and noise stay. A
+        codec that is not element-wise says so by an `operator` of its own, which then stands in the place of `decode`.
         """
-        A = self.operator
+        A, decoder = self.operator, getattr(codec, "operator", None)
+        if decoder is not None:
+            return replace(self, operator=A @ decoder)
         if not A.linear:
             return replace(self, operator=A @ Decoded(codec))
         zero = self.y.new_zeros(A.domain(tuple(self.y.shape)))

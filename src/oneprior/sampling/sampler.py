@@ -88,6 +88,8 @@ def sampler(name: str | Sampler | Solver, den: Denoiser | None = None, steps: in
         return Sampler(name)
     if name == "auto":
         return SAMPLERS["2m"] if den is None else Sampler(*auto(den, DEFAULT_STEPS if steps is None else steps))
+    if name == "own":
+        raise ValueError("this prior came with no sampler that is known here: name one, or leave it to 'auto'")
     if name not in SAMPLERS:
         raise ValueError(f"sampler '{name}' is not known; one of {['auto', *SAMPLERS]} was expected")
     return SAMPLERS[name]
