@@ -16,6 +16,7 @@ from typing import Any
 
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")  # weights, settings, vocabularies: never code or pickles
+FLAT = ("model_index.json", "config.json", "scheduler_config.json", "diffusion_pytorch_model*.safetensors")
 LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "openrail")
 WAY_OUT = (
     "Pickles are never read (.pt, .bin, .ckpt, .pkl run whatever code their author put into them): take the "
@@ -61,7 +62,7 @@ def fetch(name: str) -> Path:
         if not (index := folder / "model_index.json").is_file():
             return get(*WANTED)
         parts = [k for k, v in json.loads(index.read_text(encoding="utf-8")).items() if isinstance(v, list) and v[0]]
-        return get("*.json", *(f"{part}/{kind}" for part in parts for kind in WANTED))
+        return get(*FLAT, *(f"{part}/{kind}" for part in parts for kind in WANTED))
     except LocalEntryNotFoundError as e:
         why = "the network is switched off" if offline() else "it cannot be asked"
         raise FileNotFoundError(f"no folder '{name}', and on the Hub {why}; it was not downloaded before") from e
