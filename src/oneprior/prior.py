@@ -26,7 +26,7 @@ from oneprior import hub, storage
 from oneprior.clips import Clips
 from oneprior.codecs import Codec, Latent, Pixels
 from oneprior.conditions import Conditions, Label
-from oneprior.denoiser import Denoiser, NetworkDenoiser
+from oneprior.denoiser import Denoiser
 from oneprior.film import Sampled
 from oneprior.guidance.cfg import Guidance, guided
 from oneprior.guidance.tiles import tiled
@@ -402,7 +402,7 @@ class Prior(Clips):
         run.seconds = time.perf_counter() - began
 
     def _preview(self) -> Image.Image | None:
-        alone = isinstance(self.den, NetworkDenoiser) and "y" not in self.conditions
+        alone = hasattr(getattr(self.den, "net", None), "config") and "y" not in self.conditions
         if len(self.shape) not in (3, 4) or self.shape[-3] not in (1, 3) or not alone:
             return None
         count = 20 if len(self.shape) == 3 else 4

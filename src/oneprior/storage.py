@@ -7,6 +7,7 @@ A codec with weights brings codec.safetensors; a folder may also hold a codec al
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -214,6 +215,8 @@ def read_codec(name: str | Path) -> tuple[Codec, dict[str, Any]]:
     path = Path(name) / "codec"
     folder = path if settle(path).is_dir() else find(name)
     config = _config(folder, ())
+    if "codec" not in config:
+        raise ValueError(f"{folder} is no codec of oneprior's; oneprior.interop.diffusers.autoencoder reads diffusers'")
     return _load_codec(folder, config), config["facts"]
 
 
@@ -261,6 +264,16 @@ def find(name: str | Path) -> Path:
     )
 
 
+def identity(name: str | Path) -> str:
+    """16 digits that stand for the weights of a prior: of their hash, or of the files of a foreign folder."""
+    folder = find(name)
+    if sha := _config(folder, ()).get("sha256"):
+        return sha[:16]
+    files = sorted(p for p in folder.rglob("*.safetensors"))
+    seen = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+
 def shipped() -> list[str]:
     """The names of the priors that come with the package."""
     return sorted(p.parent.name for p in SHIPPED.glob("*/config.json"))
@@ -268,10 +281,14 @@ def shipped() -> list[str]:
 
 def _config(folder: Path, files: tuple[str, ...] = ("model.safetensors",)) -> dict[str, Any]:
     path = folder / "config.json"
+    if not files and not path.is_file():
+        return {}  # a pipeline of another library
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
         raise ValueError(f"{path} is not whole ({e}): copy the folder anew") from e
+    if not files and isinstance(config, dict) and not isinstance(config.get("format"), int):
+        return {}
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else None
         raise ValueError(f"{path} has format {found}; this version of oneprior reads format {FORMAT}")

@@ -84,7 +84,7 @@ def _prior(name: str, device: str) -> dict[str, Any]:
     from oneprior.conditions import Label
 
     prior: Any = open_prior(name, device, tokens=True)
-    net = prior.den.net.config
+    net = prior.den.net
     undone = "corruption" if hasattr(prior.den, "corruption") else "schedule"
     conditions = {k: list(c.names) if isinstance(c, Label) else repr(c) for k, c in prior.conditions.items()}
     return {
@@ -92,7 +92,7 @@ def _prior(name: str, device: str) -> dict[str, Any]:
         "folder": str(storage.find(name)),
         "shape": list(prior.shape),
         "parameters": sum(p.numel() for p in prior.den.parameters()),
-        "network": net.type,
+        "network": net.config.type if hasattr(net, "config") else type(getattr(net, "model", net)).__name__,
         undone: repr(getattr(prior.den, undone)),
         "prediction": prior.den.facts.prediction,
         "codec": prior.codec.config(),

@@ -32,7 +32,8 @@ class SampleSettings(Writing, Using):
     steps: int | None = None
     """steps of the sampler (20; of tokens: as many as exactness takes)"""
     sampler: str = "auto"
-    """auto, ddim, 2m, heun, ...; of tokens auto, first-hitting, confidence, ...; another name lists them all"""
+    """auto, ddim, 2m, heun, ..., own (what a foreign checkpoint came with); of tokens auto, first-hitting, confidence,
+    ...; another name lists them all"""
     prompt: str | None = None
     """text in which [32] stands for 32 tokens to be drawn; without any, what follows is"""
     length: int | None = None

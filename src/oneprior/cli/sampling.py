@@ -75,9 +75,9 @@ def arguments(prior: Prior, s: SampleSettings) -> dict[str, Any]:
 def sampler(s: SampleSettings) -> str | Sampler:
     """The named sampler, with another stochasticity or grid where these were given."""
     plain = s.kappa is None and s.eta is None and s.grid is None
-    if s.sampler == "auto" and not plain:
-        raise ValueError("--sampler auto chooses kappa and grid itself: name a sampler to set them, such as 2m")
-    if s.sampler == "auto":
+    if s.sampler in ("auto", "own") and not plain:
+        raise ValueError(f"--sampler {s.sampler} has its own kappa and grid: name a sampler to set them, such as 2m")
+    if s.sampler in ("auto", "own"):
         return s.sampler
     chosen = sampling.sampler(s.sampler)
     if plain:

@@ -25,6 +25,9 @@ class Prompt(nn.Module, Condition):
         nn.Module.__init__(self)
         self.tokenizer, self.encoder, self.width = tokenizer, encoder, width
 
+    def __repr__(self) -> str:
+        return f"Prompt({type(self.encoder).__name__ if self.encoder else 'states'}, width {self.width})"
+
     @property
     def fields(self) -> dict[str, int]:
         return {"tokens": self.width}
