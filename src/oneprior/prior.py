@@ -403,6 +403,7 @@ class Prior(Clips):
 
     def _preview(self) -> Image.Image | None:
         alone = hasattr(getattr(self.den, "net", None), "config") and "y" not in self.conditions
+        alone = alone and not self.facts.get("private")
         if len(self.shape) not in (3, 4) or self.shape[-3] not in (1, 3) or not alone:
             return None
         count = 20 if len(self.shape) == 3 else 4

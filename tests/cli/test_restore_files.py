@@ -194,7 +194,10 @@ def test_pictures_of_every_kind(cli: Cli, plain_prior: Path, colour_prior: Path)
             out = f"{channels}{len(flags)}"
             done = cli("restore", prior, "in", *flags, *FAST, "--skip-bad", "--out", out, "--json")
             assert done.code == 0 and len(done.json["pictures"]) == 5 and "broken.png" in done.err, done.err
-            modes = {Path(r["restored"]).stem: Image.open(r["restored"]).mode for r in done.json["pictures"]}
+            modes = {}
+            for r in done.json["pictures"]:
+                with Image.open(r["restored"]) as image:
+                    modes[Path(r["restored"]).stem] = image.mode
             own = {"rgb": "L", "rgba": "LA"} if channels == 1 else {"rgb": "RGB", "rgba": "RGBA"}
             assert modes == {**own, "grey": "L", "deep": "I;16", "bits": "1"}  # as the files were
             assert cli("restore", prior, "in", *flags, *FAST, "--out", f"{out}x").code == 2

@@ -7,6 +7,8 @@ from dataclasses import fields as fields_of
 from math import prod
 from typing import Any
 
+from torch import nn
+
 from oneprior import __version__, anchored, schedules
 from oneprior.cli.inputs import open_skipping
 from oneprior.cli.options import arguments
@@ -16,11 +18,14 @@ from oneprior.codecs import Codec, Pixels, Standardise
 from oneprior.conditions import Anchor, Condition, Conditions, Field, Label
 from oneprior.data import Degraded, Mirrored, Pairs, Recipe, Source, image_pairs, in_memory
 from oneprior.denoiser import Facts, NetworkDenoiser
+from oneprior.loading import load
 from oneprior.nets import build
 from oneprior.nets.config import CONFIGS, ClipConfig, NetConfig
+from oneprior.nets.lora import adapt, adopt, config_like
 from oneprior.objective import EDMWeight, MinSNR, Objective, Plain, SigmoidWeight, TruncatedSNR
 from oneprior.posterior import EDMPrediction
 from oneprior.times import Ladder, LogitNormal, LogNormal, NonDecreasing, PerElement, Rolling, TimeLaw, Uniform
+from oneprior.token_prior import TokenPrior
 
 SCHEDULES = {
     "cosine": schedules.Cosine,
@@ -68,10 +73,15 @@ class Parts:
 
 def parts(job: TrainJob, screen: Screen) -> Parts:
     """Read the data and build the rest; says what it found."""
-    source = read(job, screen)
+    source, prior = read(job, screen), begun(job)
     shape, classes = source.facts.shape, source.facts.classes
+    if prior is not None:
+        name = next(k for k, kind in SCHEDULES.items() if type(prior.den.schedule) is kind)
+        job = replace(job, schedule=name, net=prior.den.net.config.type, prediction=prior.den.prediction.name)
     if len(shape) >= 3 and source.facts.unit is None:
         codec: Codec = Pixels(source.facts.levels)
+    elif prior is not None:
+        codec = prior.codec
     else:
         some = range(0, len(source), max(1, len(source) * prod(shape) // 2**24))  # at most so many numbers
         codec = Standardise.fit(source.batch(some)["x"], source.facts.unit or "")
@@ -88,7 +98,7 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         weight=weight if job.weight == "auto" else job.weight,
         law=law if job.law == "auto" else job.law,
     )
-    den = denoiser(job, shape, conditions)
+    den = denoiser(job, shape, conditions) if prior is None else tuned(job, prior.den, shape, conditions, screen)
     low, high = den.facts.t_range
     laws: dict[str, TimeLaw] = {
         "uniform": Uniform(max(low, EPSILON), high),
@@ -106,7 +116,7 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         | {"split": job.split}
         | ({"columns": columns(job)} if columns(job) else {}),
         "oneprior": __version__,
-    } | ({"degrade": job.degrade} if job.degrade else {})
+    } | {k: v for k in ("degrade", "init", "private") if (v := getattr(job, k))}
     return Parts(job, source, codec, conditions, den, Objective(WEIGHTS[job.weight], law), facts)
 
 
@@ -149,6 +159,43 @@ def read(job: TrainJob, screen: Screen) -> Source:
     source = in_memory(source) if size <= MEMORY else source
     source = Mirrored(source) if job.mirror else source
     return source if recipe is None else Degraded(source, recipe, job.train.seed, COPIES)
+
+
+def begun(job: TrainJob, tokens: bool = False) -> Any:
+    """The prior that a job begins from, or None. Raises ValueError for one of another kind."""
+    if job.init is None:
+        if job.lora is not None:
+            raise ValueError("--lora adapts a prior that there is: give --init PRIOR")
+        return None
+    prior = load(job.init)
+    if isinstance(prior, TokenPrior) != tokens:
+        raise ValueError(
+            f"--init {job.init} is a prior of {'tensors' if tokens else 'tokens'}, and this is to be another"
+        )
+    return prior
+
+
+def adopted(job: TrainJob, given: nn.Module, config: NetConfig, screen: Screen) -> Any:
+    """A network with the weights of another where they fit; says which do not. With --lora they are frozen."""
+    net: Any = build(config, job.train.seed)
+    fresh, count = adopt(net, given), len(net.state_dict())
+    anew = f"; begun anew: {', '.join(fresh)}" if fresh else ""
+    screen.note(f"{job.init}: {count - len(fresh)} of {count} tensors fit; network, schedule and prediction stay{anew}")
+    if job.lora is not None:
+        adapt(net, job.lora, fresh, job.train.seed)
+        trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+        screen.note(f"rank {job.lora}: {trained:,} numbers are trained; prior/ holds them added to the others")
+    return net
+
+
+def tuned(job: TrainJob, given: Any, shape: tuple[int, ...], conditions: Conditions, screen: Screen) -> NetworkDenoiser:
+    """A denoiser like another, begun from its weights, for other data and conditions."""
+    told: NetConfig = given.net.config
+    ports: dict[str, Any] = {"dropout": job.dropout, "time_axes": told.time_axes, **conditions.fields}
+    ports |= {"out_channels": 2 * shape[0]} if given.variance else {}
+    net = adopted(job, given.net, config_like(told, shape, **ports), screen)
+    facts = Facts(t_range=given.facts.t_range, null=conditions.null)
+    return NetworkDenoiser(net, given.schedule, given.prediction, facts=facts, variance=given.variance)
 
 
 def columns(job: TrainJob) -> dict[str, str]:

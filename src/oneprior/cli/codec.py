@@ -55,10 +55,12 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
 
 def keep(trainer: Trainer, made: Parts, run: RunFolder, whole: bool) -> None:
     """A preview, pictures above what comes back; and, if `whole`, the codec, without the codes that nothing uses."""
-    x = made.source.batch(range(min(SHOWN, len(made.source))))["x"].to(trainer.engine.device)
-    y = VQ.of(made.den)
-    picture = sheet([x.cpu(), y.decode(y.encode(x)).cpu()])
-    write_picture(run.samples / f"{trainer.n:09d}.png", picture)
+    picture = None
+    if not made.job.private:
+        x = made.source.batch(range(min(SHOWN, len(made.source))))["x"].to(trainer.engine.device)
+        y = VQ.of(made.den)
+        picture = sheet([x.cpu(), y.decode(y.encode(x)).cpu()])
+        write_picture(run.samples / f"{trainer.n:09d}.png", picture)
     if whole:
         codec = VQ.of(made.den, _pictures(made.source, trainer.engine.device))
         facts = {"shape": list(made.source.facts.shape), "oneprior": __version__}

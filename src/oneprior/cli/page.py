@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
-from oneprior.cli.build import Parts
+from oneprior import storage
+from oneprior.cli.build import Parts, read
 from oneprior.cli.inputs import label_of
 from oneprior.cli.options import flat
+from oneprior.cli.screen import Screen
 from oneprior.cli.train import ABOUT_THIS_CALL
 from oneprior.cli.work import sheet, write_picture
 from oneprior.data import Source
+from oneprior.metrics import train_share
+from oneprior.nets.lora import merged
 from oneprior.prior import Prior
 from oneprior.report import curve, write_report
 from oneprior.results import contact
@@ -22,23 +26,22 @@ from oneprior.training.trainer import Trainer
 
 SAMPLES = 40
 KEPT = "prior"  # what a training leaves in its folder
-
-
-def averaged(trainer: Trainer) -> Any:
-    return trainer.averages.applied() if trainer.averages.profiles else nullcontext()
+ENDS = ("samples", "minutes", "held-out")  # of a training that came to its end
 
 
 def prior_of(trainer: Trainer, made: Parts) -> Prior:
     training = {"samples": trainer.n, "seconds": round(trainer.seconds, 1), "batch": trainer.settings.batch}
     training |= {k: getattr(made.job, k) for k in ("net_size", "schedule", "prediction", "weight", "law")}
     training |= {"lr": trainer.settings.lr, "seed": trainer.settings.seed}
-    return Prior(made.den, made.codec, made.conditions, {**made.facts, "training": training})
+    den = made.den if made.job.lora is None else merged(made.den)
+    return Prior(den, made.codec, made.conditions, {**made.facts, "training": training})
 
 
 def keep(trainer: Trainer, made: Parts, run: RunFolder, whole: bool) -> None:
     """A preview; and, if `whole`, the prior."""
     prior = prior_of(trainer, made)
-    preview(prior, run, trainer.n, made.source)
+    if not made.job.private:
+        preview(prior, run, trainer.n, made.source)
     if whole:
         prior.save(run.prior, force=True)
 
@@ -77,7 +80,21 @@ def scatter(x: Any) -> Image.Image:
     return Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
 
 
-def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float]) -> None:
+def copied(prior: Prior, made: Parts) -> dict[str, Any] | None:
+    """Share of 64 samples nearer to one of some training items than to any of as many held-out ones; 1/2 without
+    copying, whatever the data, within two standard errors. None where nothing was held out, or samples need a y."""
+    if made.job.split == "all" or "y" in made.conditions:
+        return None
+    held = read(replace(made.job, split="test", mirror=False), Screen(quiet=True))
+    n = min(len(held), len(made.source), 2000)
+    t, h = (s.batch([i * len(s) // n for i in range(n)])["x"].flatten(1) for s in (made.source, held))
+    label = label_of(prior)
+    own: dict[str, Any] = {} if label is None else {"label": [i % len(label.names) for i in range(64)]}
+    share = train_share(prior.sample(seeds=range(64), **own).x.cpu().flatten(1), t, h)
+    return {"copied": share, "copied_null": train_share(None, t, h), "copied_error": 0.0625}
+
+
+def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float]) -> dict[str, Any]:
     lines = [line for line in run.lines() if math.isfinite(line["loss"])]
     pictures: list[Any] = []
     grids = sorted(run.samples.glob("*.png"))
@@ -91,13 +108,22 @@ def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float
     if len(lines) > 1:
         n, loss = [line["n"] for line in lines], [line["loss"] for line in lines]
         pictures.append(("Loss", curve(n, {"loss": loss}, xlabel="samples seen", ylabel="loss", log=True)))
+    if len(lines) > 1 and all("held_out" in line for line in lines):
+        n, seen = [line["n"] for line in lines], [line["held_out"] for line in lines]
+        pictures.append(("Held-out objective", curve(n, {"held out": seen}, xlabel="samples seen", log=True)))
     last = lines[-1] if lines else {}
-    rows = [
+    found = (
+        copied(Prior(*storage.read(run.path, device=trainer.engine.device)), made) if trainer.stopped in ENDS else None
+    )
+    rows: list[dict[str, Any]] = [
         {"use": "train", "metric": "samples seen", "value": trainer.n},
         {"use": "train", "metric": "loss", "value": last.get("loss")},
         {"use": "train", "metric": "samples a second", "value": last.get("rate")},
         {"use": "train", "metric": "steps skipped (gradient not finite)", "value": last.get("skipped", 0)},
     ]
+    if found:
+        said = "share of 64 samples nearer to training than to held-out data"
+        rows.append({"use": "copies", "metric": said, "value": found["copied"], "null": found["copied_null"]})
     facts = made.source.facts
     write_report(
         run.path / "report.html",
@@ -113,3 +139,4 @@ def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float
         ],
         prior_card={k: v for k, v in flat(made.job).items() if k not in ABOUT_THIS_CALL and v not in (None, False)},
     )
+    return found or {}

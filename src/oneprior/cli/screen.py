@@ -21,8 +21,8 @@ T = TypeVar("T")
 class Screen:
     """Of several processes, only the first one speaks."""
 
-    def __init__(self, as_json: bool = False) -> None:
-        self.quiet = bool(int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))))
+    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+        self.quiet = quiet or bool(int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))))
         self.as_json = as_json
         self.side = Console(stderr=True, highlight=False, soft_wrap=True, quiet=self.quiet)
         self.main = Console(highlight=False, soft_wrap=True, quiet=self.quiet or as_json)

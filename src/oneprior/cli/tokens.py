@@ -23,6 +23,7 @@ from oneprior.data.text import TextSource, is_text, text
 from oneprior.denoiser import Facts
 from oneprior.nets import CodesConfig, TokensConfig
 from oneprior.nets import build as network
+from oneprior.nets.lora import config_like, merged
 from oneprior.report import curve, write_report
 from oneprior.results import grid
 from oneprior.token_prior import Texts, TokenPrior
@@ -56,6 +57,14 @@ class Parts:
     facts: dict[str, Any]
 
 
+def codec_of(job: TrainJob) -> TrainJob:
+    """A job that begins from a prior of codes takes its codec, frozen, unless another is given."""
+    if job.init is None or job.codec or job.net == "vq":
+        return job
+    kind = storage._config(storage.find(job.init), ()).get("codec", {}).get("type")
+    return replace(job, codec=job.init) if kind == "vq" else job
+
+
 def wanted(job: TrainJob) -> bool:
     """Whether a job is one of tokens: text, or pictures with a codec."""
     return bool(job.codec) or job.net == "tokens" or job.data == "kjv" or is_text(Path(job.data))
@@ -67,6 +76,7 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         raise ValueError("tokens are neither degraded nor have a variance: leave out --pairs, --degrade, --variance")
     if job.net not in ("auto", "tokens", "codes") or (job.net == "codes" and not job.codec):
         raise ValueError(f"--net {job.net} takes no such tokens; leave --net out, or say tokens (codes with --codec)")
+    begun = build.begun(job, tokens=True)
     known: dict[str, Condition] = {}
     picture: VQ | Levels | None = None
     fields: dict[str, Any] = {}
@@ -84,7 +94,8 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         elif source.facts.classes and not job.unconditional:
             known["label"] = Label(source.facts.classes)
     else:
-        source = text(job.data, length=job.length, tokens=job.tokens, split=job.split)
+        told = job.tokens if begun is None else begun.codec
+        source = text(job.data, length=job.length, tokens=told, split=job.split)
         words, symbols, length = source.text, source.text.symbols, job.length
         if job.split == "train":  # what the report will be measured on: too short is said now, not at the end
             text(job.data, length=length, tokens=words, split="test")
@@ -110,11 +121,18 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     config = kind.sized(shape, job.net_size, **fields)
     facts = Facts(null=conditions.null)
     own = "posterior" if loss in ("masks", "ce", "finite") else "loo"  # where tokens are replaced, bounds train this
-    den = tokens.TokenDenoiser(network(config, job.train.seed), corruption, own, timed=not masks, facts=facts)
+    if begun is None:
+        net = network(config, job.train.seed)
+    else:
+        config = config_like(begun.den.net.config, shape, dropout=job.dropout, **conditions.fields)
+        net = build.adopted(job, begun.den.net, config, screen)
+        corruption, own, masks = begun.den.corruption, begun.den.convention, not begun.den.timed
+    den = tokens.TokenDenoiser(net, corruption, own, timed=not masks, facts=facts)
     told = {
         "shape": [length],
         "data": {k: getattr(source.facts, k) for k in ("name", "count", "licence")} | {"split": job.split},
         "oneprior": __version__,
+        **{k: v for k in ("init", "private") if (v := getattr(job, k))},
     }
     return Parts(job, source, picture, conditions, den, TokenObjective(LOSSES[loss]), words, told)
 
@@ -135,20 +153,26 @@ def prior_of(trainer: Trainer, made: Parts) -> TokenPrior:
     training = {"samples": trainer.n, "seconds": round(trainer.seconds, 1), "batch": trainer.settings.batch}
     training |= {k: getattr(made.job, k) for k in ("net_size", "corruption", "loss")}
     training |= {"lr": trainer.settings.lr, "seed": trainer.settings.seed}
-    return TokenPrior(made.den, made.words, made.conditions, {**made.facts, "training": training})
+    den = made.den if made.job.lora is None else merged(made.den)
+    return TokenPrior(den, made.words, made.conditions, {**made.facts, "training": training})
 
 
 def keep(trainer: Trainer, made: Parts, run: RunFolder, whole: bool) -> None:
     """A preview: some samples in few steps; and, if `whole`, the prior."""
     prior = prior_of(trainer, made)
+    if not made.job.private:
+        preview(prior, made, run, trainer.n)
+    if whole:
+        prior.save(run.prior, force=True)
+
+
+def preview(prior: TokenPrior, made: Parts, run: RunFolder, n: int) -> None:
     count = SHOWN if made.codec is None else 10 * SHOWN
     shown = prior.sample(seeds=range(count), steps=min(64, prior.shape[0]))
     if isinstance(shown, Texts):
-        write_text(run.samples / f"{trainer.n:09d}.txt", str(shown) + "\n")
+        write_text(run.samples / f"{n:09d}.txt", str(shown) + "\n")
     else:
-        write_picture(run.samples / f"{trainer.n:09d}.png", grid(shown.x, 10))
-    if whole:
-        prior.save(run.prior, force=True)
+        write_picture(run.samples / f"{n:09d}.png", grid(shown.x, 10))
 
 
 def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ oneprior train --name photos --resume               goes on exactly where it was
 oneprior train clean/ --pairs rainy/ --schedule resshift   a restorer, for `oneprior restore`
 oneprior train photos/ --net vq   a codec of pictures to tokens and back, in runs/photos/codec
 oneprior train clips/ --frames 16   a prior of clips (GIFs, video files, folders of pictures), for `oneprior animate`
+oneprior train mine/ --init fashion --lora 4 --early-stop 5   fine-tuning
 oneprior train book.txt             a prior of text; also a folder of .txt files
 
 Everything goes to runs/NAME: config.yaml (give it to --config to repeat the run), log.jsonl, samples/, checkpoints/,
@@ -70,6 +71,15 @@ class TrainJob(Common):
     """column of captions, for tokens"""
     split_by: str | None = None
     """column of groups, such as the patient, that are never both trained on and held out"""
+    init: str | None = None
+    """prior to begin from: its network, schedule and prediction, and its weights where they fit; of codes and text, its
+    codec stays as it is"""
+    lora: int | None = None
+    """train updates of this rank to its matrices, and what did not fit, instead of everything"""
+    early_stop: int | None = None
+    """stop after so many lines of the log (--log-every) without a new best on held-out data; prior/ is that best"""
+    private: bool = False
+    """write no pictures, of the data or drawn, into the run's folder, its report or the prior's card"""
     captions: bool = False
     """learn from the captions that the data has (names of emoji) instead of the classes; for tokens"""
     net: Literal["auto", "unet", "dit", "mlp", "tokens", "codes", "vq"] = "auto"

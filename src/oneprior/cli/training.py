@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.progress import TaskProgressColumn, TextColumn
 
 from oneprior.cli import codec, page, tokens
-from oneprior.cli.build import parts
+from oneprior.cli.build import parts, read
 from oneprior.cli.options import flat, from_file
 from oneprior.cli.screen import Screen
 from oneprior.cli.train import ABOUT_THIS_CALL, TrainJob, folder_of
+from oneprior.data.text import TextSource
+from oneprior.data.text import text as text_source
 from oneprior.report import duration
 from oneprior.training.dryrun import dry_run
 from oneprior.training.engine import make_engine
+from oneprior.training.heldout import HeldOut
 from oneprior.training.run import RunFolder
 from oneprior.training.settings import TrainSettings
 from oneprior.training.trainer import Trainer
@@ -29,11 +33,13 @@ def train(job: TrainJob, command: list[str]) -> int:
     screen, folder = Screen(job.json), folder_of(job)
     if job.resume:
         _same(job, folder)
+    job = tokens.codec_of(job)
     face: Any = codec if job.net == "vq" else tokens if tokens.wanted(job) else page
     made = (parts if face is page else face.parts)(job, screen)
     settings = made.job.train
     if job.dry_run:
         return _dry_run(made, screen)
+    outside = None if made.job.early_stop is None else _held_out(made)
     config = {k: v for k, v in flat(made.job).items() if k not in ABOUT_THIS_CALL}
     run = RunFolder.create(
         folder, {**config, "name": job.name or folder.name}, force=job.force, resume=job.resume, command=command
@@ -41,9 +47,10 @@ def train(job: TrainJob, command: list[str]) -> int:
     trainer = Trainer(
         made.den, made.objective, made.source, made.codec, made.conditions, settings, run, make_engine(settings)
     )
+    held = None if outside is None else HeldOut(trainer, outside, made.job.early_stop)
     size = sum(p.numel() for p in made.den.parameters())
     screen.note(f"{made.job.net} of {size:,} parameters on {trainer.engine.device}, to {folder}")
-    spent = _fit(trainer, made, run, screen, face)
+    spent = _fit(trainer, made, run, screen, face, held)
     found = face.report(trainer, made, run, spent) if trainer.engine.is_main else None
     resume = shlex.join(
         ["oneprior", "train", *(["--out", str(job.out)] if job.out else ["--name", folder.name]), "--resume"]
@@ -66,16 +73,32 @@ def train(job: TrainJob, command: list[str]) -> int:
         f"{trainer.n:,} samples in {duration(trainer.seconds)}; {face.KEPT}: {folder / face.KEPT}, "
         f"report: {folder / 'report.html'}"
     )
+    if "copied" in (found or {}):
+        share = f"{record['copied']:.2f} of 64 samples are nearer to a training item than to any of as many held out"
+        screen.say(f"memorisation: {share}; {record['copied_null']:.2f} +- 0.13 without copying")
     screen.result(record)
     if trainer.stopped == "minutes":
         screen.note(f"the time is up; to go on: {resume}")
-    if trainer.stopped not in ("samples", "minutes"):
+    if trainer.stopped not in page.ENDS:
         screen.note(f"stopped by {trainer.stopped}; nothing is lost. To go on: {resume}")
         return 130
     return 0
 
 
-def _fit(trainer: Trainer, made: Any, run: RunFolder, screen: Screen, face: Any) -> dict[str, float]:
+def _held_out(made: Any) -> Any:
+    """What `--early-stop` looks at: the held-out part of the data, treated as the other."""
+    if made.job.early_stop < 1:
+        raise ValueError(f"--early-stop {made.job.early_stop}: at least one line of the log was expected")
+    if made.job.split == "all" or made.job.captions or made.job.text:
+        raise ValueError("--early-stop looks at the held-out part: leave out --split all, --captions and --text")
+    if isinstance(made.source, TextSource):
+        return text_source(made.job.data, length=made.job.length, tokens=made.source.text, split="test")
+    return read(replace(made.job, split="test", mirror=False), Screen(quiet=True))
+
+
+def _fit(
+    trainer: Trainer, made: Any, run: RunFolder, screen: Screen, face: Any, held: HeldOut | None
+) -> dict[str, float]:
     """The loop, its progress, and what is written on the way; seconds by what they went into."""
     kept = run.path / face.KEPT / "config.json"
     main, spent = trainer.engine.is_main, {"training": 0.0, "previews and saves": 0.0}
@@ -99,17 +122,23 @@ def _fit(trainer: Trainer, made: Any, run: RunFolder, screen: Screen, face: Any)
                 left = "" if state.left is None else f", {duration(state.left)} left"
                 screen.note(f"n {state.n:,}  loss {state.line['loss']:.4f}  {state.rate:,.0f} samples/s{left}")
             due = state.preview or (trainer.settings.preview_every is None and now - last > max(10.0, cost / SHARE))
-            if main and (due or state.saved):
-                with page.averaged(trainer):
-                    face.keep(trainer, made, run, state.saved is not None or not kept.exists())
+            best, late = held.standing(run.lines()) if held and state.line else (False, False)
+            if late:
+                trainer.stopped = "held-out"
+            whole = best if held else state.saved is not None or not kept.exists()
+            if main and (due or state.saved or best):
+                with trainer.using_averages():
+                    face.keep(trainer, made, run, whole)
                 last = time.monotonic()
                 cost = last - now
                 spent["previews and saves"] += cost
     for text in trainer.messages:  # nothing was left to train
         screen.note(text)
     spent["training"] = trainer.seconds
+    if trainer.stopped == "held-out":
+        trainer.save()
     if main and not kept.exists():
-        with page.averaged(trainer):
+        with trainer.using_averages():
             face.keep(trainer, made, run, True)
     return spent
 

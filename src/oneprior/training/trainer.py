@@ -11,8 +11,8 @@ workers cannot matter, and processes or micro-batches only split the sum. `fit` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,7 +83,8 @@ class Trainer:
     Attributes:
         averages: averages of the denoiser's weights; `with trainer.averages.applied(): ...` to use them.
         messages: what happened on resuming, and what this machine does otherwise, for the caller to show.
-        stopped: why `fit` ended: "samples", "minutes" or the signal's name.
+        stopped: why `fit` ended: "samples", "minutes" or the signal's name; set in between, it ends at the next step.
+        measure: what each line of the log says besides, where it is set.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Trainer:
         self.run = RunFolder(run) if isinstance(run, str | Path) else run
         self.stopped: str | None = None
         self.messages = list(self.engine.messages)
+        self.measure: Callable[[], dict[str, Any]] | None = None
         self.batches = Batches(source, codec, conditions, cast(TimeLaw, objective.law), s, self.engine)
         loss = _Loss(den, objective)
         self._module = self.engine.setup(loss)
@@ -225,6 +227,10 @@ class Trainer:
                     saved=saved,
                 )
 
+    def using_averages(self) -> AbstractContextManager[Any]:
+        """The denoiser with averaged weights, or as it is where none are kept; in eval mode."""
+        return self.averages.applied() if self.averages.profiles else nullcontext(self.den.eval())
+
     def due(self, every: int | None) -> bool:
         """Whether the last step crossed a multiple of `every` samples."""
         return every is not None and self.n // every > (self.n - self.settings.batch) // every
@@ -241,6 +247,7 @@ class Trainer:
         window.zero_()
         line = {"step": self.step, "n": self.n, "loss": total / steps, "grad_norm": norm.item(), "lr": lr}
         line |= {"rate": round(rate, 1), "seconds": round(self.seconds, 3), "skipped": int(self._bad[2])}
+        line |= self.measure() if self.measure else {}
         if self.run and self.engine.is_main:
             self.run.log(line)
         return line

@@ -23,15 +23,18 @@ from oneprior.uses.restore.settings import (
 )
 
 if TYPE_CHECKING:
+    from oneprior.uses.restore.comparison import compare, summary
     from oneprior.uses.restore.run import Restored, restore
 
 __all__ = [
     "METHODS", "DAPSSettings", "DDRMSettings", "DPSSettings", "DiffPIRSettings", "Log", "MMPSSettings", "Power",
-    "RedDiffSettings", "RepaintSettings", "Restored", "Truncated", "TwistedSettings", "Weighting", "restore",
+    "RedDiffSettings", "RepaintSettings", "Restored", "Truncated", "TwistedSettings", "Weighting", "compare",
+    "restore", "summary",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("Restored", "restore"):
+    homes = {"Restored": "run", "restore": "run", "compare": "comparison", "summary": "comparison"}
+    if name not in homes:
         raise AttributeError(f"oneprior.uses.restore has no attribute '{name}'; public names: {', '.join(__all__)}")
-    return getattr(import_module("oneprior.uses.restore.run"), name)
+    return getattr(import_module(f"oneprior.uses.restore.{homes[name]}"), name)
