@@ -17,7 +17,7 @@ def test_a_picture_matches_itself() -> None:
     assert found.x.shape == (2, 64, 2) and torch.equal(found.x, found.points) and bool(found.mutual.all())
     assert found.points[0, :2].tolist() == [[0.5, 0.5], [1.5, 0.5]]  # x runs first
     assert found.pil()[0].size == (2 * 320 + 2, 320) and "pair" not in found.record()
-    moved = prior.match(a, a, torch.tensor([[7.5, 0.5]]), noises=1, window=0, label=5)
+    moved = prior.match(a, a, torch.tensor([[7.5, 0.5]]), noises=1, window=0, t=0.2)
     assert moved.x.tolist() == [[[7.5, 0.5]], [[7.5, 0.5]]]
     with pytest.raises(ValueError, match=r"\(B, 1, 8, 8\) was expected"):
         prior.match(a, torch.zeros(2, 1, 9, 9))

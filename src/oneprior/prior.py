@@ -42,9 +42,9 @@ from oneprior.trace import Counted, Frames, Trace
 from oneprior.uses.classify import classify
 from oneprior.uses.edit import translate
 from oneprior.uses.errors import Plan
-from oneprior.uses.geometry import TIMES, dimension
+from oneprior.uses.geometry import dimension
 from oneprior.uses.likelihood import likelihood
-from oneprior.uses.match import match, tapped, together
+from oneprior.uses.match import between
 from oneprior.uses.restore import restore
 from oneprior.uses.restore.paired import asked, paired
 from oneprior.uses.restore.run import paired_off, spread
@@ -294,63 +294,22 @@ class Prior(Clips):
         said = {"steps": steps, "probes": probes, "seed": seed, "dequantise": dequantise, **cond}
         return Likelihood(out.x + d * logdet, (seed,), said, run.calls, run.seconds, bpd)
 
-    def dimension(
-        self,
-        x: Any,
-        *,
-        method: str = "flipd",
-        t0: Sequence[float] = TIMES,
-        count: int | None = None,
-        seed: int = 0,
-        **cond: Any,
-    ) -> Dimensions:
-        """Local intrinsic dimension at each x, as a curve over times and one estimate; low at a sample suggests a copy.
-
-        Of pictures it ranks rather than counts. The rest as in `uses.geometry.dimension`.
-        """
+    def dimension(self, x: Any, *, method: str = "flipd", seed: int = 0, **settings: Any) -> Dimensions:
+        """Local intrinsic dimension at each x: a curve over times and an estimate, which ranks pictures rather than
+        counts. settings: as in `uses.geometry.dimension`."""
         m = self._encode(x)
         with self._timed() as run:
-            ports: dict[str, Any] = self._ports(len(m), cond)
-            out = dimension(run, m, method, t0=t0, count=count, seeds=range(seed, seed + len(m)), **ports)
-        said = {"method": method, "count": count, "seed": seed, **cond}
+            out = dimension(run, m, method, seeds=range(seed, seed + len(m)), **settings)
+        said = {"method": method, "seed": seed, **settings}
         return Dimensions(out.x, (seed,), said, run.calls, run.seconds, out.curve, out.t)
 
-    def match(
-        self,
-        a: Any,
-        b: Any,
-        points: Tensor | None = None,
-        *,
-        t: float = 0.1,
-        layers: Sequence[str] = (),
-        noises: int = 4,
-        window: int = 1,
-        mask: Tensor | None = None,
-        seed: int = 0,
-        **cond: Any,
-    ) -> Matched:
-        """Where in pictures b the points of pictures a are, by features of the network; both (B, C, H, W).
-
-        points: (B, P, 2) or (P, 2), (x, y) in pixels of a; 8 x 8 evenly spaced ones without. t, layers, noises: as in
-        `uses.match.tapped`; window, mask: as in `uses.match.match`. Fusing features with others: `uses.match.fuse`.
-        """
-        pair = [self._checked(v) for v in (a, b)]
-        size = (self.shape[-2], self.shape[-1])
-        if points is None:
-            y, x = (((torch.arange(8) + 0.5) / 8 * n).repeat(8) for n in size)
-            points = torch.stack([x, y.reshape(8, 8).mT.flatten()], 1)
-        points = points.to(self.device).expand(len(pair[0]), *points.shape[-2:])
+    def match(self, a: Any, b: Any, points: Tensor | None = None, *, seed: int = 0, **settings: Any) -> Matched:
+        """Where in pictures b, (B, C, H, W) like a, the points of a are: (B, P, 2) or (P, 2), (x, y) in pixels, or
+        evenly spaced ones. settings: as in `uses.match.between`."""
+        pair = torch.stack([self._checked(a), self._checked(b)])
         with self._timed() as run:
-            maps = [
-                tapped(run, self.codec.encode(v), t, layers, noises=noises, seed=seed, **self._ports(len(v), cond))
-                for v in pair
-            ]
-            h, w = max(tuple(v.shape[2:]) for v in maps[0].values())
-            out = match(*together(*maps, (h, w)), points, size, mask=mask, window=window)
-        said = {"t": t, "layers": list(maps[0]), "noises": noises, "window": window, "seed": seed, **cond}
-        return Matched(
-            out.x, (seed,), said, run.calls, run.seconds, points, out.score, out.mutual, torch.stack(pair)
-        )  # fmt: skip
+            points, out = between(run, *map(self.codec.encode, pair), points, seed=seed, **settings)
+        return Matched(out.x, (seed,), {"seed": seed, **settings}, run.calls, run.seconds, points, *out[1:], pair)
 
     # ---- the two worlds ----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from oneprior.denoiser import NetworkDenoiser
 from oneprior.loading import load
 from oneprior.nets import DiTConfig, build
 from oneprior.schedules import Cosine
-from oneprior.uses.match import co_pca, fuse, gap, match, pck, resized, swap, tapped, together
+from oneprior.uses.match import co_pca, encoded, fuse, gap, match, pck, resized, swap, tapped, together
 
 SIZE = (32, 48)  # pixels of pictures whose maps are 8 x 12
 
@@ -154,3 +154,19 @@ def test_taps_of_networks() -> None:
     with pytest.raises(ValueError, match="were expected among"):
         tapped(prior.den, x, 0.1, ["up.7"])
     assert not any(m._forward_hooks for m in prior.den.modules())
+
+
+def test_an_encoder_of_transformers() -> None:
+    """Its patches, in their places: of a picture that is dark but for one patch, that patch differs most."""
+    transformers = pytest.importorskip("transformers")
+
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    x = torch.zeros(2, 3, 32, 32)
+    x[1, :, 8:16, 24:] = 1
+    f = encoded(model, x)
+    assert f.shape == (2, 16, 4, 4)
+    assert (f[1] - f[0]).square().sum(0).argmax() == 1 * 4 + 3

@@ -56,6 +56,17 @@ def tapped(
     return out
 
 
+def encoded(model: Any, pixels: Tensor) -> Tensor:
+    """The last features of a vision encoder of `transformers` as a map (B, C, h, w); pixels (B, 3, H, W), normalised as
+    it wants them. Class and register tokens, which stand first, are left out."""
+    with torch.no_grad():
+        f = model(pixel_values=pixels).last_hidden_state
+    if f.ndim == 4:  # convolutional
+        return f
+    h, w = (n // model.config.patch_size for n in pixels.shape[2:])
+    return f[:, -h * w :].mT.unflatten(2, (h, w))
+
+
 def co_pca(a: Tensor, b: Tensor, q: int) -> tuple[Tensor, Tensor]:
     """Features of pairs, (B, C, h, w) and (B, C, h', w'), on q principal axes that the two pictures of a pair share.
 
@@ -152,6 +163,32 @@ def match(
     p = (sim / temperature).masked_fill(~close, -torch.inf).softmax(2)
     at = torch.stack([p @ (x + 0.5).to(p), p @ (y + 0.5).to(p)], 2)
     return Matches(at / at.new_tensor([w, h]) * wh_b, score, near)
+
+
+def between(
+    den: Denoiser,
+    a: Tensor,
+    b: Tensor,
+    points: Tensor | None = None,
+    *,
+    t: float = 0.1,
+    layers: Sequence[str] = (),
+    noises: int = 4,
+    window: int = 1,
+    mask: Tensor | None = None,
+    seed: int = 0,
+    **cond: Any,
+) -> tuple[Tensor, Matches]:
+    """Points of pictures a (B, C, H, W), (B, P, 2) or (P, 2), 8 x 8 evenly spaced ones without, and where in b they
+    are, by features of `den` alone: `tapped`, `together` and `match` in one."""
+    size = (a.shape[2], a.shape[3])
+    if points is None:
+        at = [(torch.arange(8) + 0.5) * n / 8 for n in size]
+        points = torch.cartesian_prod(*at).flip(1)
+    points = points.to(a).expand(len(a), *points.shape[-2:])
+    maps = [tapped(den, x, t, layers, noises=noises, seed=seed, **cond) for x in (a, b)]
+    h, w = max(tuple(v.shape[2:]) for v in maps[0].values())
+    return points, match(*together(maps[0], maps[1], (h, w)), points, size, mask=mask, window=window)
 
 
 def _cells(points: Tensor, wh: Tensor, f: Tensor) -> Tensor:
