@@ -8,6 +8,7 @@ from torch import Tensor
 
 from helpers import draw
 from oneprior.denoiser import NetworkDenoiser
+from oneprior.exact import Mixture
 from oneprior.loading import load
 from oneprior.nets import DiTConfig, build
 from oneprior.schedules import Cosine
@@ -153,6 +154,11 @@ def test_taps_of_networks() -> None:
     assert tapped(dit, x, 0.1, ["blocks.0"])["blocks.0"].shape == (2, 24, 4, 4)
     with pytest.raises(ValueError, match="were expected among"):
         tapped(prior.den, x, 0.1, ["up.7"])
+    each = torch.cat([tapped(prior.den, x[i : i + 1], t, ["mid"])["mid"] for i, t in enumerate((0.1, 0.4))])
+    assert torch.allclose(tapped(prior.den, x, torch.tensor([0.1, 0.4]), ["mid"])["mid"], each, atol=1e-5)
+    exact = Mixture([1.0], torch.zeros(1, 2), 1.0).denoiser(Cosine())
+    with pytest.raises(ValueError, match="ExactDenoiser has no network"):
+        tapped(exact, torch.zeros(1, 2))
     assert not any(m._forward_hooks for m in prior.den.modules())
 
 

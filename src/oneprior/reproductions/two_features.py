@@ -47,8 +47,8 @@ class Pairs(NamedTuple):
 def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
     """A row for each source and truth, then the claim."""
     desk, g = scale == "desk", torch.Generator().manual_seed(SEEDS[scale][0])
-    count = 100 if desk else 6
-    encoder = agreed(windows(TRAINED, 1000 if desk else 32, g), 400 if desk else 5, g)
+    count = 80 if desk else 6
+    encoder = agreed(windows(TRAINED, 1000 if desk else 32, g), 300 if desk else 5, g)
     truths = {"warped photographs": warped(windows(TESTED, count, g), g), "stereo pair": stereo(count, g)}
     if desk:
         emoji = open_source("emoji-google-32-untoned", split="test")
@@ -156,7 +156,7 @@ def stereo(n: int, g: torch.Generator) -> Pairs:
     )
 
 
-def agreed(x: Tensor, steps: int, g: torch.Generator, batch: int = 12, temperature: float = 0.1) -> nn.Module:
+def agreed(x: Tensor, steps: int, g: torch.Generator, batch: int = 8, temperature: float = 0.1) -> nn.Module:
     """An encoder (B, 3, H, W) -> (B, 64, H/2, W/2) whose features at one place of two views agree."""
     with torch.random.fork_rng(devices=[]):
         torch.random.set_rng_state(g.get_state())

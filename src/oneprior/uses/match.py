@@ -20,18 +20,21 @@ from torch import Tensor
 
 from oneprior.denoiser import Denoiser
 from oneprior.noise import Seeded
+from oneprior.times import Time, aligned
 
 Maps = Mapping[str, Tensor]
 
 
 def tapped(
-    den: Denoiser, x: Tensor, t: float = 0.1, layers: Sequence[str] = (), *, noises: int = 1, seed: int = 0, **cond: Any
+    den: Denoiser, x: Tensor, t: Time = 0.1, layers: Sequence[str] = (), *, noises: int = 1, seed: int = 0, **cond: Any
 ) -> dict[str, Tensor]:
     """Outputs of layers of the network, (B, C, h, w), at x (B, C, H, W) noised to time t, averaged over `noises`.
 
     layers: names within `den.net`; none: the decoder levels of a U-Net, `up.*`. Tokens (B, L, C) become a square grid.
     """
-    net: Any = den.net
+    net: Any = getattr(den, "net", None)
+    if net is None:
+        raise ValueError(f"{type(den).__name__} has no network underneath, so there are no layers to look at")
     names = dict(net.named_modules())
     chosen = layers or [n for n in names if n.startswith("up.") and n.count(".") == 1]
     if not chosen or any(n not in names for n in chosen):
@@ -45,11 +48,12 @@ def tapped(
         out[name] = out.get(name, 0.0) + v.detach().float() / noises
 
     hooks = [names[n].register_forward_hook(lambda _m, _i, o, n=n: keep(n, o)) for n in chosen]
-    a, _, s = den.schedule.at(t)
+    a, b, s = aligned(den.schedule.at(t), x)
     try:
         with torch.no_grad():
             for k in range(noises):  # one noise for all pictures: of two alike the features are, too
-                den(a * x + s * Seeded([seed], "features")(k, x[:1]), t, **cond)
+                x_t = a * x + s * Seeded([seed], "features")(k, x[:1])
+                den(x_t if b is None else x_t + b * cond["y"], t, **cond)
     finally:
         for hook in hooks:
             hook.remove()

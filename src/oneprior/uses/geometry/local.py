@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser
+from oneprior.times import Time
 from oneprior.uses.edit import decode, encode
 from oneprior.uses.geometry.jacobian import Jacobian, top_svd
 
 
 def directions(
-    den: Denoiser, x: Tensor, t: float, mask: Tensor, *, k: int = 1, keep: int = 5, seed: int = 0, **cond: Any
+    den: Denoiser, x: Tensor, t: Time, mask: Tensor, *, k: int = 1, keep: int = 5, seed: int = 0, **cond: Any
 ) -> Tensor:
     """Unit directions (B, k, *) at x_t = x (B, *) that change what the mask (broadcast to x) covers and, to first
     order, nothing that the `keep` strongest directions outside move. keep = 0: the plain singular vectors.
