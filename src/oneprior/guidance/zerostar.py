@@ -63,7 +63,8 @@ class CFGZero(Conditional):
         dims = tuple(range(1, x.ndim))
         tiny = torch.finfo(u.dtype).tiny
         u = u * ((c * u).sum(dims, keepdim=True) / u.square().sum(dims, keepdim=True).clamp(min=tiny))
-        return (torch.lerp(u, c, align(self.scale, x)) - k) / q
+        mean = (torch.lerp(u, c, align(self.scale, x)) - k) / q
+        return torch.where(q == 0, means[0], mean) if isinstance(q, Tensor) else mean
 
     def posterior(self, x: Tensor, t: Any, **cond: Any) -> Posterior:
         still = t > self._until
@@ -77,8 +78,10 @@ class CFGZero(Conditional):
         return post.replace(torch.where(align(still, x), mean, post.mean), post.var)
 
     def _line(self, x: Tensor, t: Any, cond: dict[str, Any]) -> tuple[Any, Tensor]:
-        """(q, k) of v = q D + k."""
+        """(q, k) of v = q D + k; both 0 for what is known (sigma = 0), which then has no part in s."""
         a, b, s = aligned(self.schedule.at(t), x)
         da, db, ds = aligned(self.schedule.slope(t), x)
+        if isinstance(s, Tensor):
+            da, ds, s = torch.where(s > 0, da, 0), torch.where(s > 0, ds, 0), torch.where(s > 0, s, 1)
         q, k, y = da - ds * a / s, ds / s * x, cond.get("y")
         return q, k if b is None or y is None else k + (db - ds * b / s) * y

@@ -20,6 +20,7 @@ from oneprior.metrics.neighbours import (
     two_sample_accuracy,
 )
 from oneprior.metrics.text import NGrams, TextScore, ngram_perplexity
+from oneprior.metrics.video import VideoScore, frechet_video
 
 __all__ = [
     "KID",
@@ -29,6 +30,7 @@ __all__ = [
     "Moments",
     "NGrams",
     "TextScore",
+    "VideoScore",
     "authenticity",
     "coverage_null",
     "energy_distance",
@@ -37,6 +39,7 @@ __all__ = [
     "frechet_eigh",
     "frechet_gaussians",
     "frechet_nuclear",
+    "frechet_video",
     "gaussian_mmd",
     "kernel_mmd",
     "kid",
