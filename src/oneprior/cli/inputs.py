@@ -106,7 +106,7 @@ def read(
     files = [f for s in specs for f in (_pictures(Path(s)) if Path(s).is_dir() else [Path(s)])][:most]
     if not files:
         raise FileNotFoundError(f"no pictures in {', '.join(specs)}; expected {', '.join(sorted(SUFFIXES))}")
-    shape = exact or prior.shape
+    shape = exact or prior.shape[-3:]  # of a prior of clips, the pictures that are to be animated
     if len(shape) != 3:
         raise ValueError(f"this prior's samples have shape {shape}: give an array file (.npy), not pictures")
     looks = {file: _look(file) if file.is_file() else "no such file" for file in files}
@@ -152,13 +152,16 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _data(prior: Prior, spec: str, screen: Screen, split: str, most: int | None, skip_bad: bool) -> Inputs:
-    as_pictures = spec not in NAMES and len(prior.shape) == 3 and (is_pictures(Path(spec)) or spec.endswith(".zip"))
-    how: dict[str, Any] = {"size": prior.shape[1:], "channels": prior.shape[0], "mixed": True} if as_pictures else {}
+    as_pictures = (
+        spec not in NAMES and len(prior.shape) in (3, 4) and (is_pictures(Path(spec)) or spec.endswith(".zip"))
+    )
+    *_, channels, height, width = (1, 1, *prior.shape)
+    how: dict[str, Any] = {"size": (height, width), "channels": channels, "mixed": True} if as_pictures else {}
     if as_pictures and any((Path(spec) / name).is_file() for name in TABLES):
         how |= (prior.facts.get("data") or {}).get("columns", {})  # as it was trained: the same split
     source = open_skipping(spec, screen, skip_bad, split=split, **how)
     facts = source.facts
-    if facts.shape != prior.shape:
+    if facts.shape not in (prior.shape, prior.shape[-3:]):
         raise ValueError(f"{spec} has samples of shape {facts.shape}; this prior's have {prior.shape}")
     files = source.files if isinstance(source, ImageFolder) else [f"{facts.name}-{i:06d}" for i in range(len(source))]
     stored: list[Any] = [(Stored(f), 0) if isinstance(f, Path) else None for f in files[:most]]

@@ -62,6 +62,8 @@ class SampleSettings(Writing, Using):
     """NAME=VALUE to be guided away from, instead of from no condition"""
     threshold: float | None = None
     """dynamic thresholding: the share of pixels in range, such as 0.995"""
+    frames: int | None = None
+    """frames of each clip, of a prior of clips (default: as many as in training)"""
     trajectory: Path | None = None
     """write the walk as well, x_t beside its mean: .gif, or .png for a strip"""
 
@@ -75,8 +77,8 @@ def run(s: SampleSettings, command: list[str]) -> int:
     from oneprior import film
     from oneprior.cli import inputs, sampling, texts
     from oneprior.cli.screen import Screen
-    from oneprior.cli.work import free, fresh, read_picture, write_picture
-    from oneprior.results import Result, grid, window_of
+    from oneprior.cli.work import free, fresh, read_clip, read_picture, write_picture
+    from oneprior.results import Result, window_of
     from oneprior.token_prior import TokenPrior
     from oneprior.training.files import write_json
 
@@ -108,7 +110,8 @@ def run(s: SampleSettings, command: list[str]) -> int:
             if not suffix:
                 drawn.append(result.x.cpu())
                 continue
-            for i, one in zip(part, result.texts if suffix == ".txt" else result.pil(), strict=True):
+            each = result.texts if suffix == ".txt" else result.pil() if suffix == ".png" else result.x
+            for i, one in zip(part, each, strict=True):
                 texts.write(files[i], one)
                 if i == todo[0]:  # now it is known that the settings work, and what is in this folder
                     write_json(out / "result.json", {"settings": how, "seeds": sorted({*there, *seeds})})
@@ -118,8 +121,9 @@ def run(s: SampleSettings, command: list[str]) -> int:
             "\n\n".join(f"{seed}: {f.read_text(encoding='utf-8')}" for seed, f in zip(seeds, files, strict=True))
         )
     elif suffix:
-        shown = [f for seed in known[:256] if (f := out / f"{seed:06d}.png").exists()]
-        write_picture(out / "grid.png", grid(torch.stack([read_picture(f) for f in shown])))
+        shown = [f for seed in known[: 256 if suffix == ".png" else 16] if (f := out / f"{seed:06d}{suffix}").exists()]
+        every_x = torch.stack([read_picture(f) if suffix == ".png" else read_clip(f, prior.shape[1:]) for f in shown])
+        write_picture(out / "grid.png", Result(every_x).grid())
     else:
         Result(torch.cat(drawn), tuple(seeds), window=window_of(prior.codec)).save(out)
     record: dict[str, Any] = {"settings": how, "nfe": nfe, "seconds": round(seconds, 3)}

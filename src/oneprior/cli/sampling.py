@@ -44,6 +44,7 @@ FURTHER = (
     "length",
     "text",
     "top_p",
+    "frames",
 )
 
 
@@ -65,10 +66,13 @@ def arguments(prior: Prior, s: SampleSettings) -> dict[str, Any]:
     grids.check_steps(20 if s.steps is None else s.steps)
     if wrong := [k for k in ("prompt", "length", "top_p") if getattr(s, k) is not None]:
         raise ValueError(f"--{wrong[0]} is for a prior of tokens, and this one is none")
+    if s.frames is not None and (len(prior.shape) != 4 or s.frames < 1):
+        raise ValueError(f"--frames {s.frames}: one or more, of a prior of clips; this one's samples are {prior.shape}")
     temperature = 1.0 if s.temperature is None else s.temperature
     if not (isfinite(temperature) and temperature >= 0):
         raise ValueError(f"--temperature {temperature}: a number of at least 0 was expected; 1 is plain")
     call = {"steps": s.steps, "sampler": sampler(s), "guidance": guidance(prior, s), "temperature": temperature}
+    call |= {} if s.frames is None else {"frames": s.frames}
     return call | ({} if s.trajectory is None else {"trajectory": FRAMES})
 
 

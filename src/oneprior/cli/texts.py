@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from oneprior.cli import inputs, work
 from oneprior.cli.edit import EditSettings
@@ -15,9 +16,10 @@ from oneprior.cli.likelihood import LikelihoodSettings
 from oneprior.cli.sample import SampleSettings
 from oneprior.cli.screen import Screen
 from oneprior.codecs import Text
+from oneprior.data.clips import animation
 from oneprior.data.text import SUFFIXES, text
 from oneprior.token_prior import TokenPrior
-from oneprior.training.files import explained, write_json, write_text
+from oneprior.training.files import explained, write_bytes, write_json, write_text
 
 PICTURES_ONLY = ("kappa", "eta", "grid", "interval", "rescale", "threshold", "trajectory")
 OWN = ("prompt", "length", "top_p")
@@ -107,20 +109,23 @@ def edit(s: EditSettings) -> int:
 
 
 def kind(prior: Any) -> str | None:
-    """What a sample is written as: .txt, .png, or one array for all."""
+    """What a sample is written as: .txt, .png, .gif, or one array for all."""
     if isinstance(prior, TokenPrior):
         return ".txt" if isinstance(prior.codec, Text) else ".png"
-    return ".png" if len(prior.shape) == 3 and not getattr(prior.codec, "unit", "") else None
+    return {3: ".png", 4: ".gif"}.get(len(prior.shape)) if not getattr(prior.codec, "unit", "") else None
 
 
 def write(path: Path, one: Any) -> None:
-    """A text or a picture to a file, whose folder is made."""
-    if not isinstance(one, str):
+    """A text, a picture or a clip to a file, whose folder is made."""
+    if isinstance(one, Image.Image):
         work.write_picture(path, one)
         return
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, one)
+    if isinstance(one, str):
+        write_text(path, one)
+    else:
+        write_bytes(path, animation(one, path.suffix))
 
 
 def _some(specs: Sequence[str]) -> Sequence[str]:

@@ -20,6 +20,8 @@ from oneprior.cli.screen import Screen
 from oneprior.cli.settings import OnPictures, Writing
 from oneprior.codecs import Standardise
 from oneprior.data import Scan
+from oneprior.data.clips import frames_of
+from oneprior.data.folder import _pixels
 from oneprior.results import Result, grid, picture, png, window_of
 from oneprior.storage import identity
 from oneprior.training.files import atomic_folder, explained, write_bytes, write_json
@@ -202,6 +204,24 @@ def read_picture(path: Path) -> Tensor:
     with Image.open(path) as image:
         a = torch.from_numpy(np.array(image, dtype=np.float32)) / 255
     return a[None] if a.ndim == 2 else a.movedim(2, 0)
+
+
+def read_clip(path: Path, shape: Sequence[int]) -> Tensor:
+    """A clip from a GIF, a video file or a folder of pictures, (n, C, H, W) in [0, 1], of the shape (C, H, W) wanted.
+
+    Raises ValueError for one that cannot be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no clip {path}")
+    try:
+        frames = [_pixels(f, shape[0], (shape[1], shape[2])) for f in frames_of(path)]
+    except ImportError:
+        raise
+    except Exception as e:  # each decoder raises its own
+        raise ValueError(f"{path} cannot be read as a clip: {e}") from e
+    if not frames:
+        raise ValueError(f"{path} holds no frame that can be read")
+    return torch.from_numpy(np.stack(frames))
 
 
 def sheet(rows: Sequence[Tensor]) -> Image.Image:
