@@ -20,6 +20,7 @@ from oneprior.data.folder import SUFFIXES, ImageFolder, _images, _look
 from oneprior.data.metadata import TABLES
 from oneprior.data.resolve import NAMES, holds_scans, is_pictures
 from oneprior.data.scans import Slices, scan_source
+from oneprior.joint_prior import JointPrior
 from oneprior.loading import load
 from oneprior.prior import Prior
 from oneprior.results import visible
@@ -218,6 +219,24 @@ def conditions(prior: Prior, label: str | None, cond: Sequence[str], seeds: Sequ
         else:
             out[name] = condition(prior, name, text)
     prior.conditions.encode(len(seeds), **out)  # says what is wrong before any work is done
+    return out
+
+
+def given(prior: Prior, items: Sequence[str], seeds: Sequence[int], film: bool, screen: Screen) -> dict[str, Any]:
+    """From --given PART=VALUE of a prior of several parts: labels as conditions are, pictures from their file."""
+    if not isinstance(prior, JointPrior):
+        if items:
+            raise ValueError("--given is for a prior of several parts (train --modalities); this one takes --cond")
+        return {}
+    if film:
+        raise ValueError("--trajectory is for a prior of one part")
+    labels = [v for v in items if v.partition("=")[0] in prior.conditions]
+    out = conditions(prior, None, labels, seeds)
+    for name, equals, file in (v.partition("=") for v in items if v not in labels):
+        if not equals or name not in prior.joint.shapes:
+            parts = ", ".join(prior.joint.parts)
+            raise ValueError(f"--given {name}{equals}{file}: PART=VALUE was expected, of the parts {parts}")
+        out[name] = read(prior, [file], screen).x()
     return out
 
 

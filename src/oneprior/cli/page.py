@@ -15,7 +15,10 @@ from oneprior.cli.options import flat
 from oneprior.cli.screen import Screen
 from oneprior.cli.train import ABOUT_THIS_CALL
 from oneprior.cli.work import sheet, write_picture
+from oneprior.conditions import Conditions, Label
 from oneprior.data import Source
+from oneprior.joint import JointDenoiser
+from oneprior.joint_prior import JointPrior
 from oneprior.metrics import train_share
 from oneprior.nets.lora import merged
 from oneprior.prior import Prior
@@ -34,7 +37,11 @@ def prior_of(trainer: Trainer, made: Parts) -> Prior:
     training |= {k: getattr(made.job, k) for k in ("net_size", "schedule", "prediction", "weight", "law")}
     training |= {"lr": trainer.settings.lr, "seed": trainer.settings.seed}
     den = made.den if made.job.lora is None else merged(made.den)
-    return Prior(den, made.codec, made.conditions, {**made.facts, "training": training})
+    facts = {**made.facts, "training": training}
+    if isinstance(made.den, JointDenoiser):
+        known = Conditions({"label": Label(made.source.facts.classes or ())})
+        return JointPrior(made.den, made.source.codec, known, facts)  # type: ignore[attr-defined]
+    return Prior(den, made.codec, made.conditions, facts)
 
 
 def keep(trainer: Trainer, made: Parts, run: RunFolder, whole: bool) -> None:

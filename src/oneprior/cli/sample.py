@@ -3,6 +3,7 @@
 oneprior sample digits --seeds 0-63 --label all
 oneprior sample runs/photos --n 16 --label cat --guidance 2 --out cats
 oneprior sample digits --n 16 --label all --sampler ancestral --trajectory walk.gif
+oneprior sample runs/pairs --given label=7          of a prior of several parts; --given image=seven.png: its label
 oneprior sample kjv --prompt "In the beginning [32] light" --n 4 --steps 64
 """
 
@@ -29,6 +30,8 @@ class SampleSettings(Writing, Using):
     """class name or number; several ("0,1,2", or "all") are dealt out by seed"""
     cond: UseAppendAction[tuple[str, ...]] = ()
     """NAME=VALUE of any condition"""
+    given: UseAppendAction[tuple[str, ...]] = ()
+    """PART=VALUE of a prior of several parts: a label, or the file of a picture; the other parts are drawn"""
     steps: int | None = None
     """steps of the sampler (20; of tokens: as many as exactness takes)"""
     sampler: str = "auto"
@@ -78,6 +81,7 @@ def run(s: SampleSettings, command: list[str]) -> int:
     from oneprior.cli import inputs, sampling, texts
     from oneprior.cli.screen import Screen
     from oneprior.cli.work import free, fresh, read_clip, read_picture, write_picture
+    from oneprior.joint_prior import JointPrior
     from oneprior.results import Result, window_of
     from oneprior.token_prior import TokenPrior
     from oneprior.training.files import write_json
@@ -85,6 +89,8 @@ def run(s: SampleSettings, command: list[str]) -> int:
     screen, seeds = Screen(s.json), seeds_of(s.seeds, s.n, s.seed)
     prior: Any = inputs.open_prior(s.prior, s.device, tokens=True)
     cond = inputs.conditions(prior, s.label, (*s.cond, *([] if s.text is None else [f"text={s.text}"])), seeds)
+    several = isinstance(prior, JointPrior)
+    cond |= inputs.given(prior, s.given, seeds, s.trajectory is not None, screen)
     if isinstance(prior, TokenPrior):
         call = texts.arguments(prior, s)
     else:
@@ -98,13 +104,15 @@ def run(s: SampleSettings, command: list[str]) -> int:
     suffix = texts.kind(prior)
     there = _there(out, how, s.force, suffix or ".png")
     files = [out / f"{seed:06d}{suffix}" for seed in seeds] if suffix else [out / "samples.npy"]
-    every = s.force or not suffix or s.trajectory is not None  # a film shows them all
+    every = s.force or not suffix or several or s.trajectory is not None  # a film shows them all, a table lists them
     todo = [i for i in range(len(seeds)) if every or not files[i].exists()]
-    nfe, seconds, drawn, walks = 0, 0.0, [], []
+    nfe, seconds, drawn, walks, labels = 0, 0.0, [], [], dict[str, list[int]]()
     with screen.steps([todo[i : i + s.batch] for i in range(0, len(todo), s.batch)], "drawing", len) as parts:
         for part in parts:
             result: Any = prior.sample(seeds=[seeds[i] for i in part], **call, **inputs.part_of(cond, part, len(seeds)))
             nfe, seconds = nfe + result.nfe, seconds + result.seconds
+            for k, v in result.record().get("parts", {}).items() if several else ():
+                labels.setdefault(k, []).extend(v)
             if s.trajectory is not None:
                 walks.append((result.trajectory, result.means))
             if not suffix:
@@ -127,6 +135,9 @@ def run(s: SampleSettings, command: list[str]) -> int:
     else:
         Result(torch.cat(drawn), tuple(seeds), window=window_of(prior.codec)).save(out)
     record: dict[str, Any] = {"settings": how, "nfe": nfe, "seconds": round(seconds, 3)}
+    for k, v in labels.items():
+        record[k] = [prior.conditions[k].names[i] for i in v]
+        screen.say(f"{k}: {', '.join(record[k])}")
     if s.trajectory is not None:
         film.write(s.trajectory, *(torch.cat(v, 1) for v in zip(*walks, strict=True)))
         record["trajectory"] = str(s.trajectory)

@@ -50,7 +50,8 @@ FURTHER = (
 
 def further(s: SampleSettings) -> dict[str, Any]:
     """The rarer settings, where they were given: with the common ones they make a sample what it is."""
-    given: dict[str, Any] = {k: v for k in FURTHER if (v := getattr(s, k)) is not None}
+    told = {"given": [*s.given]} if s.given else {}
+    given: dict[str, Any] = told | {k: v for k in FURTHER if (v := getattr(s, k)) is not None}
     return (
         given | ({"guide": s.guide} if s.guide != "cfg" else {}) | ({"negative": [*s.negative]} if s.negative else {})
     )

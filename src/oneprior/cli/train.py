@@ -9,6 +9,7 @@ oneprior train clean/ --pairs rainy/ --schedule resshift   a restorer, for `onep
 oneprior train photos/ --net vq   a codec of pictures to tokens and back, in runs/photos/codec
 oneprior train clips/ --frames 16   a prior of clips (GIFs, video files, folders of pictures), for `oneprior animate`
 oneprior train mine/ --init fashion --lora 4 --early-stop 5   fine-tuning
+oneprior train digits --modalities image,label   one model of both, for `oneprior sample --given label=7`
 oneprior train book.txt             a prior of text; also a folder of .txt files
 
 Everything goes to runs/NAME: config.yaml (give it to --config to repeat the run), log.jsonl, samples/, checkpoints/,
@@ -80,6 +81,8 @@ class TrainJob(Common):
     """stop after so many lines of the log (--log-every) without a new best on held-out data; prior/ is that best"""
     private: bool = False
     """write no pictures, of the data or drawn, into the run's folder, its report or the prior's card"""
+    modalities: str | None = None
+    """parts of a sample to learn together, such as image,label: each may then be drawn given the other, or both"""
     captions: bool = False
     """learn from the captions that the data has (names of emoji) instead of the classes; for tokens"""
     net: Literal["auto", "unet", "dit", "mlp", "tokens", "codes", "vq"] = "auto"

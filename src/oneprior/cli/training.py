@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.progress import TaskProgressColumn, TextColumn
 
-from oneprior.cli import codec, page, tokens
+from oneprior.cli import codec, joint, page, tokens
 from oneprior.cli.build import parts, read
 from oneprior.cli.options import flat, from_file
 from oneprior.cli.screen import Screen
@@ -35,7 +35,9 @@ def train(job: TrainJob, command: list[str]) -> int:
         _same(job, folder)
     job = tokens.codec_of(job)
     face: Any = codec if job.net == "vq" else tokens if tokens.wanted(job) else page
-    made = (parts if face is page else face.parts)(job, screen)
+    if job.modalities and face is not page:
+        raise ValueError("--modalities are of pictures or vectors with labels: not of tokens or a codec")
+    made = (joint.parts if job.modalities else parts if face is page else face.parts)(job, screen)
     settings = made.job.train
     if job.dry_run:
         return _dry_run(made, screen)

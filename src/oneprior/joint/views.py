@@ -109,7 +109,8 @@ class Single(Denoiser):
 
 class Inside(Wrapper):
     """`inner` with one part's answer from make(Single(inner, part)): guidance or restoration of an image whose label is
-    drawn with it. What is made sees the other parts as they are at every step, at their times.
+    drawn with it. What is made sees the other parts as they are at every step, at their times. They know of it through
+    that part alone: where it restores, let them fall after it (a `Path`), or they settle before they can know.
 
     Example:
         >>> x = sample(Inside(den, "image", lambda d: MMPS(d, y)), {"image": (8, 1, 8, 8), "label": (8, 1)})
