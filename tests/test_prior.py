@@ -57,6 +57,43 @@ def test_verbs_take_results(prior: Prior) -> None:
     torch.testing.assert_close(nats.bpd, -(density / d + prior.codec.log_bin) / np.log(2), atol=1e-9, rtol=0)
 
 
+def test_classify_among_some_classes(prior: Prior) -> None:
+    x = prior.sample(seeds=range(4), steps=3, label=1)
+    full = prior.classify(x, calls=4)
+    two = prior.classify(x, classes=("two", 0), calls=4)
+    assert two.names == ("two", "zero") and two.each == 4 and set(two.labels) <= {"two", "zero"}
+    torch.testing.assert_close(two.nats, full.nats[:, [2, 0]], rtol=1e-5, atol=1e-5)
+    staged = prior.classify(x, stages=((2, 2), (4, 1)))
+    assert staged.each == pytest.approx((2 * 3 + 2 * 2) / 3) and int(staged.errors.isnan().sum()) == 4 * 2
+    lam, lines = staged.curves(1)
+    assert len(lam) == 4 == len(next(iter(lines.values()))) and lam == sorted(lam) and len(lines) == 2
+    assert max(map(abs, lines[staged.labels[1]])) == 0 and "errors" not in staged.record()
+    with pytest.raises(ValueError, match="no class is called 'four'"):
+        prior.classify(x, classes=("one", "four"))
+    with pytest.raises(ValueError, match="labels up to 3 were given; this denoiser knows 3 classes"):
+        prior.classify(x, classes=range(4))
+    with pytest.raises(ValueError, match="nothing to tell apart"):
+        prior.classify(x, classes=("one",))
+
+
+def test_features_of_pictures(prior: Prior, tmp_path: Path) -> None:
+    x = prior.sample(seeds=range(4), steps=3, label=1)
+    plain, seen = prior.features(x), prior.features(x, maps=True)
+    assert plain.settings["layer"] in plain.shapes and plain.x.shape == (4, 8 * 4) and plain.nfe == 2
+    assert seen.maps is not None and plain.settings["layer"] == "mid"
+    torch.testing.assert_close(plain.x, seen.x, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prior.features(x.x[2:3], seed=2).x[0], plain.x[2], rtol=1e-4, atol=1e-5)
+    told = prior.features(x, label="two", layer="up.0", noises=2, pool=1)
+    assert told.x.shape == (4, 8) and "maps" not in told.record()
+    assert seen.grid().size[0] > 64 and (seen.save(tmp_path / "f") / "samples.npy").exists()
+    with pytest.raises(KeyError, match=r"no layer 'up\.7'; nearest are up\."):
+        prior.features(x, layer="up.7")
+    with pytest.raises(ValueError, match="no grid to show"):
+        plain.grid()
+    with pytest.raises(ValueError, match="1, 8, 8"):
+        prior.features(torch.zeros(2, 1, 9, 9))
+
+
 def test_restore_in_the_users_units(prior: Prior) -> None:
     x = prior.sample(seeds=range(2), steps=3).x
     mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)

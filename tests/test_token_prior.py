@@ -200,10 +200,19 @@ def test_refused(prior: Any, how: dict[str, Any], said: str) -> None:
         prior.sample(**how)
 
 
+def test_classify_and_features_of_texts() -> None:
+    prior = prior_of(classes=3)
+    x = prior.sample(seeds=range(4), label=1).x
+    found = prior.classify(x, calls=6)
+    assert found.names == ("x", "y", "z") and found.nats.shape == (4, 3)
+    assert found.each == 6 and bool(found.errors.isfinite().all())
+    assert prior.features(x, t=0.5).x.shape[0] == 4
+
+
 def test_what_it_cannot_do_it_says(prior: Any) -> None:
     for call, said in (
         (lambda: prior.restore(None), "no restore: hold what is known"),
-        (lambda: prior.classify(None), "no classify; compare likelihood"),
+        (lambda: prior.classify(["ab"]), "knows no classes"),
         (lambda: prior.tune(4), "no grid to tune"),
         (lambda: prior.likelihood(["ab"], draws=0), "draws = 0"),
         (lambda: prior.edit(["ab"], span=(1, 4)), r"places in 0 \.\. 2"),

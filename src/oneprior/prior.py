@@ -34,7 +34,18 @@ from oneprior.noise import uniform
 from oneprior.operators import Measurement
 from oneprior.paths import Hold
 from oneprior.paths import Path as TimePath
-from oneprior.results import Classified, Dimensions, Likelihood, Matched, Restored, Result, noises, unwrap, window_of
+from oneprior.results import (
+    Classified,
+    Dimensions,
+    Features,
+    Likelihood,
+    Matched,
+    Restored,
+    Result,
+    noises,
+    unwrap,
+    window_of,
+)
 from oneprior.sampling import Sampler, Solver, sample
 from oneprior.sampling import sampler as named
 from oneprior.sampling.gridsearch import search
@@ -42,6 +53,7 @@ from oneprior.trace import Counted, Frames, Trace
 from oneprior.uses.classify import classify
 from oneprior.uses.edit import translate
 from oneprior.uses.errors import Plan
+from oneprior.uses.features import extract, pooled, shapes, spatial
 from oneprior.uses.geometry import dimension
 from oneprior.uses.likelihood import likelihood
 from oneprior.uses.match import between
@@ -212,7 +224,7 @@ class Prior(Clips):
         self,
         x: Any,
         *,
-        among: Sequence[Any] | None = None,
+        classes: Sequence[Any] | None = None,
         calls: int = 16,
         lam: tuple[float, float] = (-2.0, 1.0),
         stages: Sequence[tuple[int, int]] | None = None,
@@ -221,18 +233,51 @@ class Prior(Clips):
     ) -> Classified:
         """Which class explains each x best: log-likelihoods in nats from one shared-noise error table.
 
-        among: values of a condition to choose from, such as prompts; all classes without.
-        calls: network calls per image and class at most. lam: range of half log-SNR that is looked at; stages:
-        (evaluations, classes kept) of a staged elimination. settings: as in `uses.classify.classify`.
+        classes: names or indices to choose from, all by default; of a prior without labels, values of its first
+        condition, such as prompts. calls: network calls per image and class at most.
+        lam: range of half log-SNR that is looked at (tokens: of all levels). stages: (evaluations, classes kept) of a
+        staged elimination. settings: as in `uses.classify.classify`, margin and weight among them.
         """
-        (name, label), x = self._label() if among is None else (next(iter(self.conditions), ""), None), self._encode(x)
-        among = label.names if label else list(among or ())
+        told = any(isinstance(c, Label) for c in self.conditions.values()) or not classes
+        name, known = self._label() if told else (next(iter(self.conditions), ""), Label())
+        m, chosen = self._encode(x), list(range(len(known.names)) if classes is None else classes)
         with self._timed() as run:
-            conds = self._ports(len(among), {name: list(among)})
-            plan = Plan(n=calls, lam=lam, seed=seed)
-            out = classify(run, x, conds, plan, stages=stages, **settings)
+            conds, plan = self._ports(len(chosen), {name: chosen}), Plan(n=calls, lam=lam, seed=seed)
+            out = classify(self._watched(run), m, conds, plan, stages=stages, **settings)
         said = {"calls": calls, "lam": lam, "stages": stages, "seed": seed, "condition": name, **settings}
-        return Classified(out.x, (seed,), said, run.calls, run.seconds, out.logits, tuple(map(str, among)))
+        names = tuple(known.names[v] if isinstance(v, int) else str(v) for v in chosen)
+        table = out.table
+        return Classified(out.x, (seed,), said, run.calls, run.seconds, out.logits, names, out.nfe, table.x, table.lam)
+
+    def features(
+        self,
+        x: Any,
+        *,
+        layer: str = "auto",
+        t: Any = 0.1,
+        pool: int = 2,
+        noises: int = 1,
+        seed: int = 0,
+        maps: bool = False,
+        **cond: Any,
+    ) -> Features:
+        """What a layer of the network says of each x, noised to time t: vectors (B, d).
+
+        layer: a name, or "auto": a block past the middle; `.shapes` has those there are, and
+        `uses.features.search` finds the best for labels of yours. pool: cells an axis that the grid is averaged to.
+        noises: draws averaged over; picture i's depend on seed + i. maps: keep the whole grid, for pictures of it.
+        """
+        m, run_seeds = self._encode(x), range(seed, seed + len(unwrap(x)))
+        with self._timed() as run:
+            den, ports = self._watched(run), self._ports(len(m), cond)
+            known = shapes(den, m, **{k: v[:1] for k, v in ports.items()})
+            chosen = list(known)[round(0.6 * (len(known) - 1))] if layer == "auto" and known else layer
+            how: dict[str, Any] = dict(pool=pool, noises=noises, seeds=run_seeds, **ports)
+            read = spatial if maps else None
+            found = extract(den, m, [chosen], t, read=read, **how)[chosen]
+        said = {"layer": chosen, "t": t, "pool": pool, "noises": noises, "seed": seed, **cond}
+        grids, found = (found, pooled(found, pool)) if maps else (None, found)
+        return Features(found, (seed,), said, run.calls, run.seconds, known, grids)
 
     def edit(
         self,
@@ -316,6 +361,9 @@ class Prior(Clips):
     def _encode(self, x: Any) -> Tensor:
         return self.codec.encode(self._checked(x))
 
+    def _watched(self, run: Any) -> Any:
+        return run if isinstance(run, Denoiser) else self.den
+
     def _checked(self, x: Any) -> Tensor:
         x = unwrap(x)
         if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.shape:
@@ -333,7 +381,7 @@ class Prior(Clips):
         for name, condition in self.conditions.items():
             if isinstance(condition, Label):
                 return name, condition
-        said = f"; or say among which values of {list(self.conditions)}, among=[...]" if self.conditions else ""
+        said = f"; or say which values of {list(self.conditions)}, classes=[...]" if self.conditions else ""
         raise ValueError(
             f"this prior knows no classes: train it with labels (class subfolders) to classify with it{said}"
         )

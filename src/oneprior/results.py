@@ -22,6 +22,7 @@ from oneprior.data.clips import animation
 from oneprior.operators import Measurement
 from oneprior.operators.base import real
 from oneprior.training.files import explained, write_bytes, write_json
+from oneprior.uses.features import pca_maps
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,14 @@ class Restored(Result):
 @dataclass(frozen=True)
 class Classified(Result):
     """x: index of the best condition, (B,). nats: (B, conditions) log-likelihoods up to a constant per sample;
-    probabilities: their softmax with equal priors; names: of the conditions."""
+    probabilities: their softmax with equal priors; names: of the conditions. each: network calls per sample and
+    condition. errors: (evaluations, B, conditions) at half log-SNR lam, NaN where a condition was out already."""
 
     nats: Tensor = field(default_factory=lambda: torch.empty(0))
     names: tuple[str, ...] = ()
+    each: float = 0.0
+    errors: Tensor = field(default_factory=lambda: torch.empty(0))
+    lam: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
     def probabilities(self) -> Tensor:
@@ -109,6 +114,34 @@ class Classified(Result):
     @property
     def labels(self) -> list[str]:
         return [self.names[i] for i in self.x.tolist()]
+
+    def curves(self, i: int = 0, most: int = 4) -> tuple[list[float], dict[str, list[float]]]:
+        """lam, rising, and for the likeliest conditions of sample i how far each one's error lies above the best
+        one's there: what is lost in nats per unit of lam, and at which level of noise."""
+        order, best = self.lam.argsort(), self.nats[i].topk(min(most, len(self.names))).indices.tolist()
+        e = self.errors[order, i].double().cpu()
+        lines = {self.names[c]: (e[:, c] - e[:, best[0]]).tolist() for c in best if self.nats[i, c] > -torch.inf}
+        return self.lam[order].tolist(), lines
+
+    def record(self) -> dict[str, Any]:
+        return {k: v for k, v in super().record().items() if k not in ("errors", "lam")}
+
+
+@dataclass(frozen=True)
+class Features(Result):
+    """x: (B, d). settings: the layer, the time, and how it was pooled. shapes: of every block's output for one sample.
+    maps: (B, C, h, w), where they were asked for; as a picture their three principal components are colours."""
+
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    maps: Tensor | None = None
+
+    def grid(self, columns: int | None = None, side: int = 64) -> Image.Image:
+        if self.maps is None or self.maps.ndim != 4:
+            raise ValueError("there is no grid to show: features(x, maps=True) of a layer that has one")
+        return grid(pca_maps(self.maps), columns, side)
+
+    def record(self) -> dict[str, Any]:
+        return {k: v for k, v in super().record().items() if k != "maps"}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from oneprior.codecs import Text
 from oneprior.conditions import Conditions
 from oneprior.paths import Hold
 from oneprior.prior import Prior
-from oneprior.results import Classified, Likelihood, Restored, Result, unwrap
+from oneprior.results import Likelihood, Restored, Result, unwrap
 from oneprior.tokens import CFG, Absorbing, Coins, Temperature, TokenDenoiser, TokenModel, TokenSampler, TopP
 from oneprior.tokens.named import sampler as named
 from oneprior.training.files import write_json, write_text
@@ -194,6 +194,9 @@ class TokenPrior(Prior):
         out = self._drawn(den, chosen, seeds, m.shape[1], batch, cond, said, self._known(m, ~gone))
         return replace(out, x=torch.where(hole, out.x.to(x), x)) if paste else out
 
+    def _encode(self, x: Any) -> Tensor:
+        return self.codec.encode(unwrap(x)).to(self.device)
+
     def _known(self, m: Tensor, given: Tensor) -> Hold:
         """Tokens kept; where they may be replaced and the network knows one time, noised anew at every step."""
         clamp = not isinstance(self.den.corruption, Absorbing) and not self.den.facts.time_axes
@@ -231,9 +234,6 @@ class TokenPrior(Prior):
         raise ValueError(
             "a prior of tokens has no restore: hold what is known, sample(prompt=...) or (hold=...), or fill(x, hole)"
         )
-
-    def classify(self, *_: Any, **__: Any) -> Classified:
-        raise ValueError("a prior of tokens has no classify; compare likelihood(x, label=...) of its classes")
 
     def tune(self, *_: Any, **__: Any) -> Prior:
         raise ValueError("a prior of tokens has no grid to tune; steps and sampler of sample(...) are its settings")

@@ -13,6 +13,7 @@ from PIL import Image
 from oneprior.cli import damage
 from oneprior.cli.inputs import conditions
 from oneprior.cli.work import read_picture
+from oneprior.codecs import Pixels
 from oneprior.loading import load
 from oneprior.operators import Blur, Mask, Pool
 from oneprior.operators.simulate import simulate
@@ -169,6 +170,34 @@ def test_classify(cli: Cli, digits_prior: Path, pictures: Path) -> None:
     mine = cli("classify", digits_prior, pictures, "--calls", 1, "--json").json  # classes a and b are not the prior's
     assert len(mine["pictures"]) == 6 and "accuracy" not in mine
     assert cli("classify", digits_prior, pictures, "--calls", 0).code == 2
+    how = ("--stages", "1:4,3:1", "--classes", "1,7,3,9,0", "--margin", 99, "--curves", "why.svg")
+    some = cli("classify", digits_prior, pictures, *how, "--json").json
+    assert some["calls_each"] == (1 * 5 + 2 * 4) / 5 and {r["label"] for r in some["pictures"]} <= set("17390")
+    assert Path("why.svg").read_text().startswith("<svg")
+    assert "CALLS:KEEP" in cli("classify", digits_prior, pictures, "--stages", "4").err
+    assert "no class is called 'x'" in cli("classify", digits_prior, pictures, "--classes", "1,x").err
+
+
+def test_features(cli: Cli, digits_prior: Path, pictures: Path) -> None:
+    args = ("features", digits_prior, "digits", "--split", "test", "--n", 60, "--batch", 25, "--out", "f")
+    done = cli(*args, "--json").json
+    assert np.load("f/features.npy").shape == (60, 16) and 0 <= done["accuracy"] <= 1
+    assert done["settings"]["layer"].startswith("blocks.") and len(done["pictures"]) == 60
+    assert "would be written over" in cli(*args).err and cli(*args, "--force").code == 0
+    mine = cli("features", digits_prior, pictures, "--out", "g", "--layer", "blocks.0", "--json").json
+    assert "accuracy" not in mine and np.load(mine["features"]).shape == (6, 16)
+    assert "nearest are blocks.0" in cli("features", digits_prior, pictures, "--out", "h", "--layer", "block").err
+    assert "--t 2" in cli("features", digits_prior, pictures, "--t", 2).err
+    from oneprior.conditions import Conditions
+    from oneprior.denoiser import NetworkDenoiser
+    from oneprior.nets import UNetConfig, build
+    from oneprior.prior import Prior
+    from oneprior.schedules import Cosine
+
+    net = build(UNetConfig((1, 8, 8), channels=(8, 8), head=8), 0)
+    Prior(NetworkDenoiser(net, Cosine(), "v"), Pixels(17), Conditions(), {"shape": [1, 8, 8]}).save("unet")
+    shown = cli("features", "unet", pictures, "--out", "maps", "--json").json
+    assert read_picture(Path(shown["maps"])).shape[0] == 3
 
 
 def test_edit(cli: Cli, digits_prior: Path, pictures: Path) -> None:

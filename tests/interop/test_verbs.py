@@ -72,7 +72,7 @@ VERBS: dict[str, Callable[[Prior, dict[str, Any], dict[str, Any]], Any]] = {
     "restore, red_diff": lambda p, c, _: restored(p, c, Mask.half(p.shape), method="red_diff", steps=2),
     "restore, ddrm": lambda p, c, _: restored(p, c, Mask.half(p.shape), method="ddrm", steps=2),
     "restore, JPEG": lambda p, c, _: restored(p, c, JPEG(30), method="dps", steps=2),
-    "classify": lambda p, c, d: p.classify(pictures(p), among=[*c.values(), *d.values()] or None, calls=2),
+    "classify": lambda p, c, d: p.classify(pictures(p), classes=[*c.values(), *d.values()] or None, calls=2),
     "edit": lambda p, c, d: p.edit(pictures(p), source=c or None, target=d or None, steps=3, seeds=range(2)),
     "likelihood": lambda p, c, _: p.likelihood(pictures(p), steps=2, probes=1, **c),
     "save": lambda p, _, __: p.save("nowhere"),

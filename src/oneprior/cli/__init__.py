@@ -18,6 +18,7 @@ COMMANDS = {
     "restore": "undo masks, blur or low resolution: draws given a measurement",
     "compare": "restorations side by side: one measurement, start noise and budget of calls for each picture",
     "classify": "which class explains a picture best",
+    "features": "what a layer of the network says of pictures, as vectors and as maps",
     "edit": "turn pictures of one class into another, keeping what can be kept",
     "animate": "pictures to clips that begin with them, by a prior of clips",
     "interpolate": "clips from one picture to another",
