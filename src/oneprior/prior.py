@@ -30,33 +30,16 @@ from oneprior.denoiser import Denoiser
 from oneprior.film import Sampled
 from oneprior.guidance.cfg import Guidance, guided
 from oneprior.guidance.tiles import tiled
-from oneprior.noise import uniform
+from oneprior.inside import Inside
 from oneprior.operators import Measurement
 from oneprior.paths import Hold
 from oneprior.paths import Path as TimePath
-from oneprior.results import (
-    Classified,
-    Dimensions,
-    Features,
-    Likelihood,
-    Matched,
-    Restored,
-    Result,
-    noises,
-    unwrap,
-    window_of,
-)
+from oneprior.results import Restored, Result, noises, unwrap, window_of
 from oneprior.sampling import Sampler, Solver, sample
 from oneprior.sampling import sampler as named
 from oneprior.sampling.gridsearch import search
 from oneprior.trace import Counted, Frames, Trace
-from oneprior.uses.classify import classify
 from oneprior.uses.edit import translate
-from oneprior.uses.errors import Plan
-from oneprior.uses.features import extract, pooled, shapes, spatial
-from oneprior.uses.geometry import dimension
-from oneprior.uses.likelihood import likelihood
-from oneprior.uses.match import between
 from oneprior.uses.restore import restore
 from oneprior.uses.restore.paired import asked, paired
 from oneprior.uses.restore.run import paired_off, spread
@@ -64,7 +47,7 @@ from oneprior.uses.restore.run import paired_off, spread
 TELLING = "train one with --variance, or measure it on data with oneprior.sampling.variance.with_variance"
 
 
-class Prior(Clips):
+class Prior(Inside, Clips):
     """denoiser + codec + conditions + facts.
 
     facts: a mapping that JSON can hold; "shape" of one sample is required, "data" and "training" say where it is from.
@@ -220,65 +203,6 @@ class Prior(Clips):
         window = window_of(self.codec)
         return Restored(every.mean(1), seeds, settings, run.calls, run.seconds, every, std, y, window=window)
 
-    def classify(
-        self,
-        x: Any,
-        *,
-        classes: Sequence[Any] | None = None,
-        calls: int = 16,
-        lam: tuple[float, float] = (-2.0, 1.0),
-        stages: Sequence[tuple[int, int]] | None = None,
-        seed: int = 0,
-        **settings: Any,
-    ) -> Classified:
-        """Which class explains each x best: log-likelihoods in nats from one shared-noise error table.
-
-        classes: names or indices to choose from, all by default; of a prior without labels, values of its first
-        condition, such as prompts. calls: network calls per image and class at most.
-        lam: range of half log-SNR that is looked at (tokens: of all levels). stages: (evaluations, classes kept) of a
-        staged elimination. settings: as in `uses.classify.classify`, margin and weight among them.
-        """
-        told = any(isinstance(c, Label) for c in self.conditions.values()) or not classes
-        name, known = self._label() if told else (next(iter(self.conditions), ""), Label())
-        m, chosen = self._encode(x), list(range(len(known.names)) if classes is None else classes)
-        with self._timed() as run:
-            conds, plan = self._ports(len(chosen), {name: chosen}), Plan(n=calls, lam=lam, seed=seed)
-            out = classify(self._watched(run), m, conds, plan, stages=stages, **settings)
-        said = {"calls": calls, "lam": lam, "stages": stages, "seed": seed, "condition": name, **settings}
-        names = tuple(known.names[v] if isinstance(v, int) else str(v) for v in chosen)
-        table = out.table
-        return Classified(out.x, (seed,), said, run.calls, run.seconds, out.logits, names, out.nfe, table.x, table.lam)
-
-    def features(
-        self,
-        x: Any,
-        *,
-        layer: str = "auto",
-        t: Any = 0.1,
-        pool: int = 2,
-        noises: int = 1,
-        seed: int = 0,
-        maps: bool = False,
-        **cond: Any,
-    ) -> Features:
-        """What a layer of the network says of each x, noised to time t: vectors (B, d).
-
-        layer: a name, or "auto": a block past the middle; `.shapes` has those there are, and
-        `uses.features.search` finds the best for labels of yours. pool: cells an axis that the grid is averaged to.
-        noises: draws averaged over; picture i's depend on seed + i. maps: keep the whole grid, for pictures of it.
-        """
-        m, run_seeds = self._encode(x), range(seed, seed + len(unwrap(x)))
-        with self._timed() as run:
-            den, ports = self._watched(run), self._ports(len(m), cond)
-            known = shapes(den, m, **{k: v[:1] for k, v in ports.items()})
-            chosen = list(known)[round(0.6 * (len(known) - 1))] if layer == "auto" and known else layer
-            how: dict[str, Any] = dict(pool=pool, noises=noises, seeds=run_seeds, **ports)
-            read = spatial if maps else None
-            found = extract(den, m, [chosen], t, read=read, **how)[chosen]
-        said = {"layer": chosen, "t": t, "pool": pool, "noises": noises, "seed": seed, **cond}
-        grids, found = (found, pooled(found, pool)) if maps else (None, found)
-        return Features(found, (seed,), said, run.calls, run.seconds, known, grids)
-
     def edit(
         self,
         x: Any,
@@ -316,45 +240,6 @@ class Prior(Clips):
         }
         said, x = {**said, **settings}, self._decode(m, clip)
         return Result(x, seeds, said, run.calls, run.seconds, window=window_of(self.codec))
-
-    def likelihood(
-        self, x: Any, *, seed: int = 0, steps: int = 24, probes: int | None = None, dequantise: bool = True, **cond: Any
-    ) -> Likelihood:
-        """log p(x) in nats along the probability-flow ODE, as a density in the user's units; bits per dimension too.
-
-        probes: None for the exact divergence, else the number of Hutchinson probes. dequantise: bring x to the
-        stored levels and spread these over their bins first (a density of integers is none). cond: of x, for
-        log p(x | cond).
-        """
-        x, logdet = self._checked(x), self.codec.logdet
-        seeds = range(seed, seed + len(x))
-        u = torch.from_numpy(uniform(seed, "dequantise", seeds, self.shape)).to(x).clamp(max=1 - 2**-24)
-        with self._timed() as run:
-            m = self.codec.dequantise(self.codec.snap(x), u) if dequantise else self.codec.encode(x)
-            ports: dict[str, Any] = self._ports(len(x), cond)
-            out = likelihood(run, m, steps=steps, probes=probes, seeds=seeds, **ports)
-        d = x[0].numel()
-        log_bin = self.codec.log_bin
-        bpd = None if log_bin is None else -(out.x / d + log_bin) / 0.6931471805599453
-        said = {"steps": steps, "probes": probes, "seed": seed, "dequantise": dequantise, **cond}
-        return Likelihood(out.x + d * logdet, (seed,), said, run.calls, run.seconds, bpd)
-
-    def dimension(self, x: Any, *, method: str = "flipd", seed: int = 0, **settings: Any) -> Dimensions:
-        """Local intrinsic dimension at each x: a curve over times and an estimate, which ranks pictures rather than
-        counts. settings: as in `uses.geometry.dimension`."""
-        m = self._encode(x)
-        with self._timed() as run:
-            out = dimension(run, m, method, seeds=range(seed, seed + len(m)), **settings)
-        said = {"method": method, "seed": seed, **settings}
-        return Dimensions(out.x, (seed,), said, run.calls, run.seconds, out.curve, out.t)
-
-    def match(self, a: Any, b: Any, points: Tensor | None = None, *, seed: int = 0, **settings: Any) -> Matched:
-        """Where in pictures b, (B, C, H, W) like a, the points of a are: (B, P, 2) or (P, 2), (x, y) in pixels, or
-        evenly spaced ones. settings: as in `uses.match.between`."""
-        pair = torch.stack([self._checked(a), self._checked(b)])
-        with self._timed() as run:
-            points, out = between(run, *map(self.codec.encode, pair), points, seed=seed, **settings)
-        return Matched(out.x, (seed,), {"seed": seed, **settings}, run.calls, run.seconds, points, *out[1:], pair)
 
     # ---- the two worlds ----------------------------------------------------------------------------------------
 
