@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_shipping(finished: Path, tmp_path: Path) -> None:
 
 def test_what_half_precision_does_to_a_law_of_tokens(tmp_path: Path) -> None:
     text = Characters(" abcdefgh")
-    net = build(TokensConfig((12,), vocab=10, width=16, depth=1, heads=2), 0)
+    net: Any = build(TokensConfig((12,), vocab=10, width=16, depth=1, heads=2), 0)
     with torch.no_grad():
         torch.nn.init.normal_(net.out.weight, generator=torch.Generator().manual_seed(0))
     den = TokenDenoiser(net, Absorbing(10), timed=False)

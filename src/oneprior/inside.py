@@ -49,12 +49,13 @@ class Inside:
         """
         told = any(isinstance(c, Label) for c in self.conditions.values()) or not classes
         name, label = self._label() if told else (next(iter(self.conditions), ""), None)
-        m, chosen = self._encode(x), list(range(len(label.names)) if classes is None else classes)
+        known = label.names if label else ()
+        m, chosen = self._encode(x), list(range(len(known)) if classes is None else classes)
         with self._timed() as run:
             conds, plan = self._ports(len(chosen), {name: chosen}), Plan(n=calls, lam=lam, seed=seed)
             out = classify(self._watched(run), m, conds, plan, stages=stages, **settings)
         said = {"calls": calls, "lam": lam, "stages": stages, "seed": seed, "condition": name, **settings}
-        names = tuple(label.names[v] if label and isinstance(v, int) else str(v) for v in chosen)
+        names = tuple(known[v] if known and isinstance(v, int) else str(v) for v in chosen)
         table = out.table
         return Classified(out.x, (seed,), said, run.calls, run.seconds, out.logits, names, out.nfe, table.x, table.lam)
 
@@ -131,5 +132,9 @@ class Inside:
         evenly spaced ones. settings: as in `uses.match.between`."""
         pair = torch.stack([self._checked(a), self._checked(b)])
         with self._timed() as run:
-            points, out = between(run, *map(self.codec.encode, pair), points, seed=seed, **settings)
-        return Matched(out.x, (seed,), {"seed": seed, **settings}, run.calls, run.seconds, points, *out[1:], pair)
+            points, out = between(
+                run, self.codec.encode(pair[0]), self.codec.encode(pair[1]), points, seed=seed, **settings
+            )
+        return Matched(
+            out.x, (seed,), {"seed": seed, **settings}, run.calls, run.seconds, points, out.score, out.mutual, pair
+        )
