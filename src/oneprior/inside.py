@@ -132,9 +132,6 @@ class Inside:
         evenly spaced ones. settings: as in `uses.match.between`."""
         pair = torch.stack([self._checked(a), self._checked(b)])
         with self._timed() as run:
-            points, out = between(
-                run, self.codec.encode(pair[0]), self.codec.encode(pair[1]), points, seed=seed, **settings
-            )
-        return Matched(
-            out.x, (seed,), {"seed": seed, **settings}, run.calls, run.seconds, points, out.score, out.mutual, pair
-        )
+            points, out = between(run, *[self.codec.encode(v) for v in pair], points=points, seed=seed, **settings)
+        said = {"seed": seed, **settings}
+        return Matched(out.x, (seed,), said, run.calls, run.seconds, points, out.score, out.mutual, pair)

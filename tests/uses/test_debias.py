@@ -1,5 +1,7 @@
 """Groups, weights and shares against exact answers; the toy's groups from an exact biased model."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -87,9 +89,9 @@ def test_groups_are_found_within_classes() -> None:
 
 
 def test_a_light_module_starts_as_the_base_and_trains_alone() -> None:
-    den = NetworkDenoiser(build(MLPConfig((2,), width=16, depth=1), seed=0), Cosine())
+    den: Any = NetworkDenoiser(build(MLPConfig((2,), width=16, depth=1), seed=0), Cosine())
     torch.nn.init.ones_(den.net.out.weight)
-    both = beside(den, build(MLPConfig((2,), width=8, depth=1), seed=1)).train()
+    both: Any = beside(den, build(MLPConfig((2,), width=8, depth=1), seed=1)).train()
     x = draw(5, 2, dtype=torch.float32)
     assert torch.equal(both(x, 0.3).mean, den(x, 0.3).mean)
     both(x, 0.3).mean.square().sum().backward()

@@ -70,7 +70,7 @@ def test_two_sources_complement_each_other_and_a_copy_does_not() -> None:
         g, parts = draw(1, 64, 1, 200), []
         for k in range(2):
             parts.append(fuse([(g + 1.5 * draw(1, 64, 1, 200, seed=10 * s + k + 1), 0.5) for s in seeds]))
-        return float(pck(match(*parts, truth, (1, 200)).x, truth, torch.tensor([1.0]), (0.5,)))
+        return float(pck(match(parts[0], parts[1], truth, (1, 200)).x, truth, torch.tensor([1.0]), (0.5,)))
 
     single, other, fused = right(1), right(2), right(1, 2)
     assert fused >= max(single, other) + 0.25 and 0.3 < single < 0.55

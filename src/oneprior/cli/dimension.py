@@ -32,9 +32,10 @@ def run(s: DimensionSettings, command: list[str]) -> int:
     work = Work(s)
     work.read("dimension")
     drawn: dict[str, Any] = {}
+    out: Any = None
     for part, x in work.each("dimension"):
         how: dict[str, Any] = {"method": s.method, "count": s.probes, "seed": s.seed + part.start}
-        out: Any = work.add(work.prior.dimension(x, **how))
+        out = work.add(work.prior.dimension(x, **how))
         for i, k in enumerate(part):
             drawn[work.names[k]] = out.curve[:, i].tolist()
             work.rows.append({"file": work.given.names[k], "dimension": float(out.x[i]), "curve": drawn[work.names[k]]})

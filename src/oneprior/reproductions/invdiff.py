@@ -36,12 +36,12 @@ CLAIM = (
 SEEDS: dict[Scale, tuple[int, ...]] = {"quick": (0,), "desk": (0,)}
 STEPS: dict[Scale, int] = {"quick": 30, "desk": 3000}
 POINTS: dict[Scale, int] = {"quick": 400, "desk": 4000}
-PLANS: dict[Scale, Plan] = {k: Plan(n, t=(0.3, 0.95), placement="t") for k, n in (("quick", 4), ("desk", 64))}
+DRAWS: dict[Scale, int] = {"quick": 4, "desk": 64}
 RARE = 0.05
 
 
 class Planted(NamedTuple):
-    """source: with the spurious attribute; rare: who has the unlikely one; probe: samples, labels -> the same."""
+    """source: with the spurious attribute; rare: who has the unlikely one."""
 
     source: ArraySource
     rare: Tensor
@@ -132,7 +132,7 @@ def parity_off(x: Tensor, label: Tensor) -> Tensor:
 def debiased(made: Planted, scale: Scale, names: tuple[str, ...]) -> tuple[NetworkDenoiser, dict[str, NetworkDenoiser]]:
     """The biased base, and it with a module for each way to find groups."""
     shape, y = made.source.facts.shape, torch.from_numpy(made.source.labels)
-    classes, n, plan = int(y.max()) + 1, len(made.source), PLANS[scale]
+    classes, n, plan = int(y.max()) + 1, len(made.source), Plan(DRAWS[scale], t=(0.3, 0.95), placement="t")
     steps, seed = STEPS[scale], SEEDS[scale][0]
     nets = [build(MLPConfig(shape, classes=classes, width=w, depth=3), seed) for w in made.widths]
     base = learn(NetworkDenoiser(nets[0], Cosine()), made.source, steps, batch=128, seed=seed)

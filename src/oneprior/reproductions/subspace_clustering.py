@@ -59,7 +59,7 @@ def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
         U = max(runs, key=lambda U: float(torch.einsum("bd,bdr->br", x, U[assign(U, x)]).square().sum()))
         order = torch.tensor(matched(U, truth))
         right = float((order.argsort()[assign(U, x)] == which).double().mean())
-        base = KMeans(2, n_init=4, random_state=0).fit_predict(x.numpy()) == which.numpy()
+        base = KMeans(2, random_state=0).fit_predict(x.numpy()) == which.numpy()
         plain = max(float(base.mean()), 1 - float(base.mean()))
         if n == 300:
             yield Check(

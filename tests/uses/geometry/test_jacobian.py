@@ -121,7 +121,7 @@ def test_trained_digits_are_neither_conservative_nor_not() -> None:
     den: Any = load("digits").den
     x = draw(2, 1, 8, 8, dtype=torch.float32)
     trained = conservativity(den, x, 0.5, count=6).x.mean()
-    wild = NetworkDenoiser(build(den.net.config, seed=0), den.schedule, den.prediction).eval()
+    wild: Any = NetworkDenoiser(build(den.net.config, seed=0), den.schedule, den.prediction).eval()
     torch.nn.init.normal_(wild.net.out.weight, std=0.05, generator=torch.Generator().manual_seed(0))
     for k, p in enumerate(p for n, p in wild.named_parameters() if "conv2.weight" in n):
         torch.nn.init.normal_(p, std=0.05, generator=torch.Generator().manual_seed(k))

@@ -36,8 +36,9 @@ class Jacobian:
 
         self._f, self.x = f, x.detach()
         self._made = (den, t, rows, cond)
-        value, self._back = torch.func.vjp(f, self.x)
-        self.mean: Tensor = value.detach()
+        done: Any = torch.func.vjp(f, self.x)
+        self.mean: Tensor = done[0].detach()
+        self._back: Any = done[1]
 
     def forward(self, v: Tensor) -> Tensor:
         return torch.func.jvp(self._f, (self.x,), (v,))[1].detach()
