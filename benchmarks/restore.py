@@ -296,7 +296,7 @@ def trained(
             where = {"task": task, "noise": noise, "told": told}
             done = {r["method"] for r in found if where.items() <= r.items()}
             both = [Trained(prior, part, operator, noise, told) for part in (choose_on, restored)]
-            for rows in _case(*both, given, done):
+            for rows in _case(both[0], both[1], given, done):
                 found += [where | row for row in rows]
                 keep()
                 for row in rows:
@@ -405,7 +405,9 @@ def _trained_main(given: argparse.Namespace) -> None:
     )  # fmt: skip
     if given.docs and (given.split != "test" or given.tasks or given.only or p != PROTOCOLS.get(name, p)):
         raise SystemExit("--docs publishes the whole protocol, on held-out pictures: without flags that change it")
-    prior.den.net.to(memory_format=torch.channels_last)  # a fifth faster, for all alike
+    for w in prior.den.parameters():
+        if w.ndim == 4:
+            w.data = w.data.contiguous(memory_format=torch.channels_last)  # a fifth faster, for all alike
     began, seconds = time.perf_counter(), 0.0
     head = {
         "name": "restore_trained", "prior": name, "sha256": _checksum(given.trained), "data": p.data,
