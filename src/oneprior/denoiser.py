@@ -164,6 +164,10 @@ class NetworkDenoiser(Denoiser):
         c = self.prediction.row(self.schedule, t).c
         return self.net(x if isinstance(c, float) and c == 1.0 else align(c, x) * x, clock, **cond)
 
+    def halves(self, F: Tensor) -> tuple[Tensor, ...]:
+        """The two halves of its channels; those of a network of clips (B, F, C, H, W) stand behind the frames."""
+        return F.chunk(2, 2 if len(getattr(getattr(self.net, "config", None), "shape", ())) == 4 else 1)
+
     def _seen(self, t: Time, cond: dict[str, Any]) -> dict[str, Any]:
         if self.schedule.at(t)[1] is None:
             return cond
@@ -176,7 +180,7 @@ class NetworkDenoiser(Denoiser):
         F = self.raw(x, t, **cond)
         h = None
         if self.told is not None:
-            F, h = halves(F)
+            F, h = self.halves(F)
         if F.shape != x.shape:
             raise ValueError(_misshapen(F, x, h is not None))
         row = self.prediction.row(self.schedule, t)
@@ -195,11 +199,6 @@ def _misshapen(F: Tensor, x: Tensor, half: bool) -> str:
     if not half and F.ndim == x.ndim and F.shape[1] == 2 * x.shape[1]:
         fix = "of twice as many channels, channels='eps+var' reads a variance, 'half' drops the second half"
     return f"the network gave {tuple(whole)} for x of shape {tuple(x.shape)}: {fix}"
-
-
-def halves(F: Tensor) -> tuple[Tensor, ...]:
-    """The two halves of a network's channels; of clips (B, F, C, H, W) they stand behind the frames."""
-    return F.chunk(2, 2 if F.ndim == 5 else 1)
 
 
 def _combine(p: Any, x: Tensor, q: Any, F: Tensor) -> Tensor:

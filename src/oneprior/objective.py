@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oneprior.denoiser import NetworkDenoiser, halves
+from oneprior.denoiser import NetworkDenoiser
 from oneprior.times import Time, TimeLaw, Uniform, align, aligned
 
 
@@ -96,7 +96,7 @@ class Objective(nn.Module):
         F = den.raw(x, t, **cond)
         h = None
         if den.variance:
-            F, h = halves(F)
+            F, h = den.halves(F)
         snr, gain = (_tensor(v, x0) for v in ((a / s) ** 2, align(row.q, x0) ** -2.0))
         loss = self.weight(snr, gain) * (F - target).square()
         if h is not None:

@@ -44,6 +44,11 @@ class Result:
     def __iter__(self) -> Any:
         return iter(self.x)
 
+    @property
+    def clips(self) -> bool:
+        """Whether x is clips (B, F, C, H, W) in grey or colour."""
+        return self.x.ndim == 5 and self.x.shape[2] in (1, 3)
+
     def pil(self) -> list[Image.Image]:
         """One picture a sample, at its own size."""
         return [picture(x) for x in visible(self.x, self.window)]
@@ -51,7 +56,7 @@ class Result:
     def grid(self, columns: int | None = None, side: int = 64) -> Image.Image:
         """All samples in one picture; small ones are enlarged, pixel by pixel, to about `side`. Of clips a row each."""
         x = visible(self.x, self.window)
-        return contact(x, side) if x.ndim == 5 else grid(x, columns, side)
+        return contact(x, side) if self.clips else grid(x, columns, side)
 
     def save(self, folder: str | Path) -> Path:
         """Write every sample (PNG or GIF named by seed, samples.npy of what is neither), grid.png and result.json;
@@ -60,9 +65,9 @@ class Result:
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         names = self.seeds if len(self.seeds) == len(self.x) else range(len(self.x))
-        if self.x.ndim in (4, 5) and self.window is None:
+        if self.window is None and (self.x.ndim == 4 or self.clips):
             for name, x in zip(names, self.x, strict=True):
-                if x.ndim == 4:
+                if self.clips:
                     write_bytes(folder / f"{name:06d}.gif", animation(x))
                 else:
                     write_bytes(folder / f"{name:06d}.png", png(picture(x)))
@@ -79,7 +84,7 @@ class Result:
         return {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "x"}
 
     def _repr_png_(self) -> bytes | None:
-        return png(self.grid()) if self.x.ndim == 4 or (self.x.ndim == 5 and self.window is None) else None
+        return png(self.grid()) if self.x.ndim == 4 or self.clips else None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from helpers import draw
-from oneprior.denoiser import Facts, NetworkDenoiser, halves
+from oneprior.denoiser import Facts, NetworkDenoiser
 from oneprior.nets import ClipConfig, DiTConfig, UNetConfig, build, config_from_dict, to_dict
 from oneprior.nets.clips import ClipNet, inflate, pack
 from oneprior.objective import Objective
@@ -149,6 +149,8 @@ def test_packed_rows_train_as_each_part_alone() -> None:
     net, t = clip_net("dit"), torch.rand(3, 4).double()
     out = net(x, t, segments=segments)
     torch.testing.assert_close(out[1, :3], net(clips[1][None], t[1:2, :3])[0], rtol=1e-9, atol=1e-9)
+    den = NetworkDenoiser(net, Cosine(), "v", facts=Facts(time_axes=1))
+    assert Objective()(den, x, t, draw(*x.shape), segments=segments).shape == (3,)
     for bad in ([], [torch.zeros(5, 1, 8, 8)]):
         with pytest.raises(ValueError, match="rows of 4 frames were to hold parts of"):
             pack(bad, 4)
@@ -159,7 +161,7 @@ def test_a_config_of_clips_survives_json_and_names_what_does_not_fit() -> None:
     assert config.time_axes == 1 and config.classes == 3
     assert config_from_dict(json.loads(json.dumps(to_dict(config)))) == config
     net = build(ClipConfig((4, 1, 8, 8), frame=UNetConfig.sized((1, 8, 8), "tiny", out_channels=2)), 0)
-    F, h = halves(net(torch.zeros(2, 4, 1, 8, 8), torch.rand(2, 4)))
+    F, h = NetworkDenoiser(net, Cosine()).halves(net(torch.zeros(2, 4, 1, 8, 8), torch.rand(2, 4)))
     assert F.shape == h.shape == (2, 4, 1, 8, 8)
     with pytest.raises(ValueError, match=r"want frame=UNetConfig or DiTConfig for pictures \(1, 8, 8\)"):
         ClipConfig((4, 1, 8, 8), frame=UNetConfig((3, 8, 8)))

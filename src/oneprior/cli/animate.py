@@ -12,7 +12,7 @@ SETTINGS = clips.ClipSettings
 
 
 def run(s: clips.ClipSettings, command: list[str]) -> int:
-    prior, cond = clips.opened(s)
+    prior, how = clips.opened(s)
     names, x = clips.pictures(s, prior)
-    made = [prior.animate(p[None], s.frames, seeds=[s.seed + i], **s.how, **cond) for i, p in enumerate(x)]
+    made = [prior.animate(p[None], s.frames, seeds=[s.seed + i], **how) for i, p in enumerate(x)]
     return clips.write(s, "animate", names, made)

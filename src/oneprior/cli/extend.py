@@ -25,14 +25,14 @@ SETTINGS = ExtendSettings
 def run(s: ExtendSettings, command: list[str]) -> int:
     from oneprior.cli.work import read_clip
 
-    prior, cond = clips.opened(s)
+    prior, how = clips.opened(s)
     if not s.files:
         raise ValueError("which clip? give GIFs, video files or folders of pictures")
     count = prior.shape[0] if s.frames is None else s.frames
     made = [
         prior.extend(
             read_clip(Path(f), prior.shape[1:])[None], count, context=s.context, time=s.time, seeds=[s.seed + i],
-            **s.how, **cond,
+            **how,
         )
         for i, f in enumerate(s.files)
     ]  # fmt: skip

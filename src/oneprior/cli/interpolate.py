@@ -13,12 +13,11 @@ SETTINGS = clips.ClipSettings
 
 
 def run(s: clips.ClipSettings, command: list[str]) -> int:
-    prior, cond = clips.opened(s)
+    prior, how = clips.opened(s)
     names, x = clips.pictures(s, prior)
     if len(x) < 2:
         raise ValueError(f"{len(x)} picture was given: two or more were expected, each the end of a clip")
     made = [
-        prior.interpolate(a[None], b[None], s.frames, seeds=[s.seed + i], **s.how, **cond)
-        for i, (a, b) in enumerate(pairwise(x))
+        prior.interpolate(a[None], b[None], s.frames, seeds=[s.seed + i], **how) for i, (a, b) in enumerate(pairwise(x))
     ]
     return clips.write(s, "interpolate", names[:-1], made)
