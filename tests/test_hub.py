@@ -44,7 +44,7 @@ class Hub:
 
 def handler(state: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None: ...
+        def log_message(self, format: str, *args: Any) -> None: ...
 
         def send(self, value: Any, status: int = 200, **headers: str) -> None:
             body = value if isinstance(value, bytes) else json.dumps(value).encode()

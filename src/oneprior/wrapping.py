@@ -21,52 +21,33 @@ from oneprior.posterior import Prediction
 from oneprior.prior import Prior
 from oneprior.schedules import Schedule
 
+Net = Callable[..., Any]
 Clocks = Callable[[Schedule, Tensor], Tensor]
+Range = tuple[float, float]
+Said = Mapping[str, Condition] | None
 
 
 @overload
 def wrap(
-    net: Callable[..., Any],
-    schedule: Schedule,
-    prediction: str | Prediction,
-    *,
-    time: Clocks | None = None,
-    time_axes: int = 0,
-    t_range: tuple[float, float] | None = None,
-    range: tuple[float, float] = (-1, 1),
-    channels: str = "all",
-    cond: Mapping[str, Condition] | None = None,
-    shape: None = None,
-) -> NetworkDenoiser: ...
-
-
+    net: Net, schedule: Schedule, prediction: str | Prediction, *, time: Clocks | None = ..., time_axes: int = ...,
+    t_range: Range | None = ..., range: Range = ..., channels: str = ..., cond: Said = ..., shape: None = None,
+) -> NetworkDenoiser: ...  # fmt: skip
 @overload
 def wrap(
-    net: Callable[..., Any],
-    schedule: Schedule,
-    prediction: str | Prediction,
-    *,
-    time: Clocks | None = None,
-    time_axes: int = 0,
-    t_range: tuple[float, float] | None = None,
-    range: tuple[float, float] = (-1, 1),
-    channels: str = "all",
-    cond: Mapping[str, Condition] | None = None,
-    shape: tuple[int, ...],
-) -> Prior: ...
-
-
+    net: Net, schedule: Schedule, prediction: str | Prediction, *, time: Clocks | None = ..., time_axes: int = ...,
+    t_range: Range | None = ..., range: Range = ..., channels: str = ..., cond: Said = ..., shape: tuple[int, ...],
+) -> Prior: ...  # fmt: skip
 def wrap(
-    net: Callable[..., Any],
+    net: Net,
     schedule: Schedule,
     prediction: str | Prediction,
     *,
     time: Clocks | None = None,
     time_axes: int = 0,
-    t_range: tuple[float, float] | None = None,
-    range: tuple[float, float] = (-1, 1),
+    t_range: Range | None = None,
+    range: Range = (-1, 1),
     channels: str = "all",
-    cond: Mapping[str, Condition] | None = None,
+    cond: Said = None,
     shape: tuple[int, ...] | None = None,
 ) -> NetworkDenoiser | Prior:
     """Any module or function net(x, t, **cond) -> F as a denoiser in its own range; with `shape`, as a prior.
@@ -88,16 +69,8 @@ def wrap(
         ValueError: for a prediction or channels that are not known, a range without a shape.
     """
     conditions = Conditions(cond)
-    den = denoiser.wrap(
-        net,
-        schedule,
-        prediction,
-        time=time,
-        time_axes=time_axes,
-        t_range=t_range,
-        channels=channels,
-        null=conditions.null,
-    )
+    how: Any = dict(time=time, time_axes=time_axes, t_range=t_range, channels=channels, null=conditions.null)
+    den = denoiser.wrap(net, schedule, prediction, **how)
     codec = Pixels(None, range)
     if shape is not None:
         return Prior(den, codec, conditions, {"shape": list(shape)})

@@ -114,7 +114,7 @@ def test_a_pipeline_with_text(kind: str, words: Path, tmp_path: Path) -> None:
     want = pipeline(["a b", "c"], **how).images
     prior = oneprior.load(folder)
     assert prior.shape == (3, 16, 16) and list(prior.conditions) == ["text"]
-    ports = prior.conditions.encode(2, text=["a b", "c"])
+    ports: dict[str, Any] = dict(prior.conditions.encode(2, text=["a b", "c"]))
     m = sample(CFG(prior.den, 3.0), tuple(z.shape), steps=STEPS, sampler=prior.own, start=z, seeds=range(2), **ports)
     assert (prior.codec.decode(m, clip=True) - want).abs().max() < 1e-4
     assert (prior.codec.decode(m, clip=True)[0] - want[1]).abs().max() > 1e-2
@@ -151,7 +151,8 @@ def test_a_network_with_classes_and_no_null(tmp_path: Path) -> None:
     prior = oneprior.load(tmp_path / "p")
     assert prior.sample(2, label=[0, 2], steps=2, seeds=range(2)).x.shape == (2, 3, 8, 8)
     assert prior.classify(torch.rand(2, 3, 8, 8), calls=2).names == ("0", "1", "2")
-    for how in ({}, {"label": None}, {"label": 1, "guidance": 2.0}):
+    wrong: list[dict[str, Any]] = [{}, {"label": None}, {"label": 1, "guidance": 2.0}]
+    for how in wrong:
         with pytest.raises(ValueError, match=r"without a null|no null condition"):
             prior.sample(1, steps=2, **how)
 

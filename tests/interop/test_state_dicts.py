@@ -257,7 +257,7 @@ def test_missing_and_unexpected_weights_are_listed(tmp_path: Path) -> None:
     w = adm_weights(SMALL)
     w["stranger"] = w.pop("out.2.bias")
     w["out.0.bias"] = torch.zeros(3)
-    listed = r"missing: out\.2\.bias; unexpected: stranger; of another shape: out\.0\.bias \(3,\) for \(32,\)"
+    listed = r"missing: out\.2\.bias; unexpected: stranger; misshapen: out\.0\.bias \(3,\) for \(32,\)"
     with pytest.raises(ValueError, match=listed):
         oneprior.load(put(tmp_path / "adm", {"format": "adm", **SMALL}, w))
 
@@ -278,3 +278,119 @@ def test_folders_that_are_not_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Pickles are never read"):
         oneprior.load(folder / "model.pt")
     assert adm.MULT[64] == (1, 2, 3, 4)
+
+
+# EDM2
+
+
+def edm2_weights() -> Weights:
+    """Two resolutions of one block each, 8 and 16 channels, attention at the coarser one, by the original's names."""
+    e = 16
+    s: dict[str, tuple[int, ...]] = {
+        "emb_fourier.freqs": (8,), "emb_fourier.phases": (8,), "emb_noise.weight": (e, 8), "emb_label.weight": (e, 5),
+        "out_gain": (), "out_conv.weight": (3, 8, 3, 3), "enc.8x8_conv.weight": (8, 4, 3, 3),
+    }  # fmt: skip
+
+    def block(name: str, a: int, b: int, enc: bool, attention: bool) -> None:
+        s.update({f"{name}.emb_gain": (), f"{name}.emb_linear.weight": (b, e)})
+        s.update({f"{name}.conv_res0.weight": (b, b if enc else a, 3, 3), f"{name}.conv_res1.weight": (b, b, 3, 3)})
+        if a != b:
+            s[f"{name}.conv_skip.weight"] = (b, a, 1, 1)
+        if attention:
+            s.update({f"{name}.attn_qkv.weight": (3 * b, b, 1, 1), f"{name}.attn_proj.weight": (b, b, 1, 1)})
+
+    block("enc.8x8_block0", 8, 8, True, False)
+    block("enc.4x4_down", 8, 8, True, False)
+    block("enc.4x4_block0", 8, 16, True, True)
+    block("dec.4x4_in0", 16, 16, False, True)
+    block("dec.4x4_in1", 16, 16, False, False)
+    block("dec.4x4_block0", 32, 16, False, True)
+    block("dec.4x4_block1", 24, 16, False, True)
+    block("dec.8x8_up", 16, 16, False, False)
+    block("dec.8x8_block0", 24, 8, False, False)
+    block("dec.8x8_block1", 16, 8, False, False)
+    g = torch.Generator().manual_seed(1)
+    return {k: torch.randn(v, generator=g) for k, v in s.items()}
+
+
+def edm2_forward(w: Weights, x: Tensor, c_noise: Tensor, label: Tensor) -> Tensor:
+    def weight(name: str, gain: Any = 1.0) -> Tensor:
+        v = w[f"{name}.weight"]
+        flat = v.reshape(len(v), -1)
+        n = flat.shape[1]
+        return (flat / (1e-4 + flat.norm(dim=1, keepdim=True) / n**0.5) * gain / n**0.5).reshape(v.shape)
+
+    def conv(h: Tensor, name: str) -> Tensor:
+        v = weight(name)
+        return F.conv2d(h, v, padding=v.shape[-1] // 2)
+
+    def act(h: Tensor) -> Tensor:
+        return h * h.sigmoid() / 0.596
+
+    def add(a: Tensor, b: Tensor, t: float) -> Tensor:
+        return ((1 - t) * a + t * b) / ((1 - t) ** 2 + t**2) ** 0.5
+
+    def block(name: str, h: Tensor) -> Tensor:
+        enc = name.startswith("enc")
+        if "down" in name:
+            h = (h[..., ::2, ::2] + h[..., 1::2, ::2] + h[..., ::2, 1::2] + h[..., 1::2, 1::2]) / 4
+        if "up" in name:
+            h = h.repeat_interleave(2, -1).repeat_interleave(2, -2)
+        has = f"{name}.conv_skip.weight" in w
+        if enc:
+            h = conv(h, f"{name}.conv_skip") if has else h
+            h = h / (1e-4 + h.square().mean(1, keepdim=True).sqrt())
+        y = conv(act(h), f"{name}.conv_res0")
+        c = e @ weight(f"{name}.emb_linear", w[f"{name}.emb_gain"]).T + 1
+        y = conv(act(y * c[:, :, None, None]), f"{name}.conv_res1")
+        if not enc and has:
+            h = conv(h, f"{name}.conv_skip")
+        h = add(h, y, 0.3)
+        if f"{name}.attn_qkv.weight" in w:
+            B, C, side = len(h), h.shape[1], h.shape[-1]
+            u = conv(h, f"{name}.attn_qkv").reshape(B, C // 4, 4, 3, side * side)  # heads of four channels
+            u = u / (1e-4 + u.square().mean(2, keepdim=True).sqrt())
+            q, k, v = u[:, :, :, 0], u[:, :, :, 1], u[:, :, :, 2]
+            p = torch.einsum("nhcq,nhck->nhqk", q, k / 2).softmax(-1)
+            a = torch.einsum("nhqk,nhck->nhcq", p, v).reshape(h.shape)
+            h = add(h, conv(a, f"{name}.attn_proj"), 0.3)
+        return h
+
+    def cat(a: Tensor, b: Tensor) -> Tensor:
+        n = a.shape[1] + b.shape[1]
+        scale = (n / 0.5) ** 0.5
+        return torch.cat([a * scale / a.shape[1] ** 0.5 * 0.5, b * scale / b.shape[1] ** 0.5 * 0.5], 1)
+
+    waves_ = (2**0.5) * torch.cos(c_noise[:, None] * w["emb_fourier.freqs"] + w["emb_fourier.phases"])
+    e = waves_ @ weight("emb_noise").T
+    one = torch.zeros(len(x), 5)
+    one[range(len(x)), label] = 5**0.5
+    e = act(add(e, one @ weight("emb_label").T, 0.5))
+    h = conv(torch.cat([x, torch.ones(len(x), 1, *x.shape[2:])], 1), "enc.8x8_conv")
+    kept = [h]
+    for name in ("enc.8x8_block0", "enc.4x4_down", "enc.4x4_block0"):
+        h = block(name, h)
+        kept.append(h)
+    h = block("dec.4x4_in1", block("dec.4x4_in0", h))
+    h = block("dec.4x4_block1", cat(block("dec.4x4_block0", cat(h, kept[3])), kept[2]))
+    h = block("dec.8x8_up", h)
+    h = block("dec.8x8_block1", cat(block("dec.8x8_block0", cat(h, kept[1])), kept[0]))
+    return conv(h, "out_conv") * w["out_gain"]
+
+
+def test_edm2(tmp_path: Path) -> None:
+    w = edm2_weights()
+    stored = {f"unet.{k}": v for k, v in w.items()} | {"logvar_linear.weight": torch.zeros(1, 8)}
+    prior = oneprior.load(put(tmp_path / "e", {"format": "edm2", "img_resolution": 8, "channels_per_head": 4}, stored))
+    assert prior.shape == (3, 8, 8)
+    sigma, x, label = 0.7, torch.randn(2, 3, 8, 8), torch.tensor([1, 4])
+    n2 = sigma**2 + 0.25
+    with torch.no_grad():
+        want = edm2_forward(w, x / n2**0.5, torch.full((2,), math.log(sigma) / 4), label)
+        got = prior.den.net(x / n2**0.5, torch.full((2,), math.log(sigma) / 4), label)  # type: ignore[operator]
+        post = prior.den(x, sigma / 80, label=label)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(post.mean, 0.25 / n2 * x + sigma * 0.5 / n2**0.5 * want, atol=1e-4, rtol=1e-4)
+    assert prior.sample(2, label=[0, 4], steps=3, seeds=range(2)).x.shape == (2, 3, 8, 8)
+    with pytest.raises(ValueError, match="without a null"):
+        prior.sample(1, steps=1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from foreign_checkpoints import text_to_image, unet
-from test_state_dicts import SMALL, adm_weights, dit_weights, put
+from test_state_dicts import SMALL, adm_weights, dit_weights, edm2_weights, put
 
 import oneprior
 from oneprior.operators import JPEG, Mask, Measurement
@@ -40,6 +40,11 @@ def adm(folder: Path) -> Path:
     return put(folder / "p", {"format": "adm", **SMALL}, adm_weights(SMALL))
 
 
+def edm2(folder: Path) -> Path:
+    config = {"format": "edm2", "img_resolution": 8, "channels_per_head": 4}
+    return put(folder / "p", config, {f"unet.{k}": v for k, v in edm2_weights().items()})
+
+
 # kind: a checkpoint, what is said of a sample, and of another one
 KINDS: dict[str, tuple[Callable[[Path], Path], dict[str, Any], dict[str, Any]]] = {
     "unet": (pipeline, {}, {}),
@@ -47,6 +52,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], dict[str, Any], dict[str, Any]]] 
     "text to image": (prompts, {"text": "a b"}, {"text": "c"}),
     "sit": (sit, {"label": 1}, {"label": 2}),
     "adm": (adm, {"label": 1}, {"label": 2}),
+    "edm2": (edm2, {"label": 1}, {"label": 2}),
 }
 GUIDED = ("text to image", "sit")  # those that know a null
 
@@ -85,6 +91,7 @@ REFUSED: dict[tuple[str, str], str] = {
     ("text to image", "restore, ddrm"): "is for linear operators",
     ("sit", "sample, its own"): "came with no sampler",
     ("adm", "sample, its own"): "came with no sampler",
+    ("edm2", "sample, its own"): "came with no sampler",
     **{(k, "sample, guided"): "no null condition" for k in KINDS if k not in GUIDED},
     **{(k, "sample, optimal"): "does not tell" for k in KINDS if k != "adm"},
     **{(k, "save"): "keep what it was read from" for k in KINDS},

@@ -30,32 +30,21 @@ SCHEDULES: tuple[Schedule, ...] = (
 )  # fmt: skip
 
 
-class _Negative(Prediction):
-    """Another prediction whose network points the other way (a velocity towards the data)."""
+class _Changed(Prediction):
+    """Another prediction whose network points the other way, or was fed x / sqrt(alpha^2 + sigma^2)."""
 
-    def __init__(self, of: Prediction) -> None:
-        self.of, self.name = of, f"-{of.name}"
-
-    def row(self, schedule: Schedule, t: Any) -> Linear:
-        r = self.of.row(schedule, t)
-        return Linear(r.p, -r.q, -r.u, -r.w, r.c)
-
-
-class _Scaled(Prediction):
-    """The same prediction of a network fed x / sqrt(alpha^2 + sigma^2)."""
-
-    def __init__(self, of: Prediction) -> None:
-        self.of, self.name = of, of.name
+    def __init__(self, of: Prediction, sign: float = 1.0, scaled: bool = False) -> None:
+        self.of, self.sign, self.scaled, self.name = of, sign, scaled, of.name
 
     def row(self, schedule: Schedule, t: Any) -> Linear:
         a, _, s = schedule.at(t)
-        r = self.of.row(schedule, t)
-        return r._replace(c=r.c / (a * a + s * s) ** 0.5)
+        p, q, u, w, c = self.of.row(schedule, t)
+        return Linear(p, self.sign * q, self.sign * u, self.sign * w, c / (a * a + s * s) ** 0.5 if self.scaled else c)
 
 
 def _signed() -> dict[str, Prediction]:
     known = PREDICTIONS | {"EDMPrediction(1.0)": EDMPrediction(1.0)}
-    return known | {f"-{k}": _Negative(known[k]) for k in ("velocity", "eps", "v")}
+    return known | {f"-{k}": _Changed(known[k], -1) for k in ("velocity", "eps", "v")}
 
 
 def _twin(den: NetworkDenoiser, **changed: Any) -> NetworkDenoiser:
@@ -86,7 +75,7 @@ def single(den: NetworkDenoiser) -> Named:
     for schedule in SCHEDULES:
         if schedule != den.schedule:
             yield f"{own} under {type(schedule).__name__}()", _twin(den, schedule=schedule)
-    yield "input divided by sqrt(alpha^2 + sigma^2)", _twin(den, prediction_=_Scaled(den.prediction))
+    yield "input divided by sqrt(alpha^2 + sigma^2)", _twin(den, prediction_=_Changed(den.prediction, scaled=True))
     for name, told in CHANNELS.items():
         yield f"{own} with channels='{name}'", _twin(den, variance=told)
     yield f"{own} of the first thing it returns", _twin(den, net=Called(den.net))

@@ -109,7 +109,7 @@ class _Decoder(Operator):
     def at(self, x: Tensor) -> Local:
         """J u as the transpose of w -> J^T w: not every layer has a forward derivative, nor the fused attention two."""
         with sdpa_kernel(SDPBackend.MATH):
-            value, pull = torch.func.vjp(self.forward, x)
+            value, pull = torch.func.vjp(self.forward, x)[:2]
             push = torch.func.vjp(lambda w: pull(w)[0], torch.zeros_like(value))[1]
         return Local(value, lambda u: push(u)[0], lambda w: pull(w)[0])
 

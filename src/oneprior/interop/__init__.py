@@ -3,13 +3,13 @@
 model_index.json                        a pipeline of diffusers                  `interop.diffusers`
 config.json with _class_name            one model of diffusers, its scheduler beside it
 config.json with architectures          a masked language model of transformers  `interop.masked_lm`
-config.json with format: dit, sit, adm  a state dict under the original's names  `interop.dit`, `interop.adm`
+config.json with format: dit, sit, adm, edm2   a state dict under the original's names
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from oneprior import storage
+from oneprior.codecs import Codec, Pixels, Standardise
 from oneprior.hub import WAY_OUT
 from oneprior.sampling import Sampler
 from oneprior.training.files import load_tensors
 
-FORMATS = {"dit": "dit:read", "sit": "dit:read", "adm": "adm:read"}
+FORMATS = {"dit": "dit:read", "sit": "dit:read", "adm": "adm:read", "edm2": "edm2:read"}
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 
@@ -88,32 +89,38 @@ def weights(folder: Path, name: str = "model.safetensors") -> dict[str, Tensor]:
     """The tensors of a folder, in one file or in several with an index, as float32. Pickles are refused."""
     index = settings(folder, f"{name}.index.json").get("weight_map")
     files = sorted(set(index.values())) if index else [name]
-    if not (folder / files[0]).is_file():
-        pickles = [p.name for p in sorted(folder.iterdir()) if p.suffix in PICKLES]
-        if pickles:
-            raise ValueError(f"{folder} holds {', '.join(pickles)} and no {name}: {WAY_OUT}")
-        raise FileNotFoundError(f"{folder} is not whole: {files[0]} is missing")
+    held(folder, files[0])
     found = {k: v for file in files for k, v in load_tensors(folder / file)[0].items()}
     return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
+
+
+def held(folder: Path, wanted: str = "") -> list[str]:
+    """The names of the files with weights. Raises ValueError for pickles alone, FileNotFoundError for none at all."""
+    names = sorted(p.name for p in folder.iterdir())
+    found = [n for n in names if n.endswith((".safetensors", ".safetensors.index.json"))]
+    if not found and (pickles := [n for n in names if Path(n).suffix in PICKLES]):
+        raise ValueError(f"{folder} holds {', '.join(pickles)} and no safetensors: {WAY_OUT}")
+    if not found or wanted not in ("", *found):
+        raise FileNotFoundError(f"{folder} is not whole: its weights, {wanted or '.safetensors'}, are missing")
+    return found
 
 
 def fill(net: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> nn.Module:
     """Load weights into a network, all of them. Raises ValueError naming the missing, unexpected and misshapen ones."""
     own = net.state_dict()
-    wrong = {
-        "missing": [k for k in own if k not in tensors],
-        "unexpected": [k for k in tensors if k not in own],
-        "of another shape": [
-            f"{k} {tuple(v.shape)} for {tuple(own[k].shape)}"
-            for k, v in tensors.items()
-            if k in own and own[k].shape != v.shape
-        ],
-    }
-    if any(wrong.values()):
-        listed = "; ".join(f"{k}: {', '.join(v[:8])}{' ...' if len(v) > 8 else ''}" for k, v in wrong.items() if v)
-        raise ValueError(f"{where} does not fit the network that its config describes. {listed}")
+    both = [(k, tuple(v.shape), tuple(own[k].shape)) for k, v in tensors.items() if k in own]
+    wrong = {"missing": own.keys() - tensors.keys(), "unexpected": tensors.keys() - own.keys()}
+    refuse(where, **wrong, misshapen=[f"{k} {a} for {b}" for k, a, b in both if a != b])
     net.load_state_dict(dict(tensors))
     return net.eval().requires_grad_(False)
+
+
+def refuse(where: Path, **wrong: Iterable[str]) -> None:
+    """Raises ValueError with the names of weights that are wrong, if any are."""
+    said = {kind: sorted(map(str, keys)) for kind, keys in wrong.items()}
+    if any(said.values()):
+        each = (f"{kind}: {', '.join(v[:8])}{' ...' if len(v) > 8 else ''}" for kind, v in said.items() if v)
+        raise ValueError(f"{where} does not fit the network that its config describes. {'; '.join(each)}")
 
 
 def checked(config: Mapping[str, Any], known: tuple[str, ...], folder: Path) -> dict[str, Any]:
@@ -121,6 +128,16 @@ def checked(config: Mapping[str, Any], known: tuple[str, ...], folder: Path) -> 
     if strange := [k for k in config if k not in known]:
         raise ValueError(f"{folder / 'config.json'}: {', '.join(strange)} is not known; fields are {', '.join(known)}")
     return dict(config)
+
+
+def codes(folder: Path, inner: tuple[int, ...], statistics: Any = None) -> tuple[Codec, tuple[int, ...]]:
+    """The autoencoder in `vae` of a folder and the shape of its pictures; without one, what the network itself sees."""
+    if not (folder / "vae").is_dir():
+        return (Pixels(None) if inner[0] == 3 else Standardise()), inner
+    from oneprior.interop.diffusers import autoencoder, outer
+
+    codec = autoencoder(folder / "vae", statistics)
+    return codec, outer(codec, inner)
 
 
 def classes(names: Any, count: int) -> tuple[str, ...]:

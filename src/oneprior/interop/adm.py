@@ -84,10 +84,14 @@ class Resize(nn.Module):
 
     def __init__(self, width: int, up: bool) -> None:
         super().__init__()
-        self.add_module("conv" if up else "op", nn.Conv2d(width, width, 3, stride=1 if up else 2, padding=1))
+        self.conv = nn.Conv2d(width, width, 3, padding=1) if up else None
+        self.op = None if up else nn.Conv2d(width, width, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0)) if hasattr(self, "conv") else self.op(x)
+        if self.op is not None:
+            return self.op(x)
+        assert self.conv is not None
+        return self.conv(F.interpolate(x, scale_factor=2.0))
 
 
 class UNet(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from oneprior import denoiser
 from oneprior.codecs import Codec, Latent, Pixels
 from oneprior.conditions import Condition, Conditions, Label
-from oneprior.interop import PICKLES, WAY_OUT, Foreign, classes, scheduler, settings
+from oneprior.interop import Foreign, classes, held, refuse, scheduler, settings
 from oneprior.interop.ports import Named, Prompt
 from oneprior.storage import Parts
 
@@ -96,11 +96,11 @@ def model(folder: Path) -> Foreign:
     return _prior(folder, net, said, None, None, None)
 
 
-def autoencoder(folder: str | Path) -> Latent:
+def autoencoder(folder: str | Path, statistics: tuple[Any, Any] | None = None) -> Latent:
     """An autoencoder as a codec: pictures to codes in the unit that its networks were trained in, and back.
 
     Of AutoencoderKL the mean of the code; VQModel's codes are quantised on their way back; AutoencoderRAE takes
-    pictures in [0, 1] and has its own statistics.
+    pictures in [0, 1] and has its own statistics. statistics: (shift, scale) of codes instead of the config's.
     """
     folder = Path(folder)
     net = loaded(folder, settings(folder).get("_class_name", ""), AUTOENCODERS)
@@ -115,6 +115,7 @@ def autoencoder(folder: str | Path) -> Latent:
         return Latent(net, read, lambda z: net.decode(z).sample, channels=config["num_channels"], range=(0.0, 1.0))
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
         shift, scale = torch.tensor(config["latents_mean"]), scale / torch.tensor(config["latents_std"])
+    shift, scale = statistics or (shift, scale)
     channels = config["in_channels"]
     return Latent(net, read, lambda z: net.decode(z).sample, channels=channels, scale=scale, shift=shift)
 
@@ -172,20 +173,11 @@ def loaded(folder: Path, kind: str, known: tuple[str, ...], library: Any = None)
         raise ValueError(f"{folder}: {kind or 'a model without _class_name'} is not read; {', '.join(known)} are")
     if library is None:
         import diffusers as library
-    files = [p.name for p in folder.iterdir()]
-    tensors = [f for f in files if f.endswith((".safetensors", ".safetensors.index.json"))]
-    if not tensors:
-        if any(Path(f).suffix in PICKLES for f in files):
-            raise ValueError(f"{folder} holds weights as a pickle alone, {', '.join(sorted(files))}: {WAY_OUT}")
-        raise FileNotFoundError(f"{folder} is not whole: its weights (.safetensors) are missing")
-    half = {"variant": "fp16"} if all(".fp16." in f for f in tensors) else {}
+    half = {"variant": "fp16"} if all(".fp16." in f for f in held(folder)) else {}
     how: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True, **half}
     try:
         net, info = getattr(library, kind).from_pretrained(folder, torch_dtype=torch.float32, **how)
     except (OSError, RuntimeError, ValueError) as e:
         raise ValueError(f"{folder} could not be read as a {kind}: {e}") from e
-    wrong = {k: [str(v) for v in info.get(f"{k}_keys", ())] for k in ("missing", "unexpected", "mismatched")}
-    if any(wrong.values()):
-        listed = "; ".join(f"{k}: {', '.join(v[:8])}{' ...' if len(v) > 8 else ''}" for k, v in wrong.items() if v)
-        raise ValueError(f"{folder} does not fit the {kind} that its config describes. {listed}")
+    refuse(folder, **{k: info.get(f"{k}_keys", ()) for k in ("missing", "unexpected", "mismatched")})
     return net.eval().requires_grad_(False)

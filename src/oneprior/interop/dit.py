@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oneprior import denoiser
-from oneprior.codecs import Codec, Standardise
 from oneprior.conditions import Conditions, Label
-from oneprior.interop import Foreign, checked, classes, fill, settings, weights
+from oneprior.interop import Foreign, checked, classes, codes, fill, settings, weights
 from oneprior.schedules import LinearBetas, RectifiedFlow
 from oneprior.storage import Parts
 from oneprior.times import Clock
@@ -36,15 +35,6 @@ def sinusoid(t: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], 1)
 
 
-class _Holder(nn.Module):
-    """Modules under a name: the originals nest them so."""
-
-    def __init__(self, **parts: nn.Module) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-
 def _plain(width: int) -> nn.LayerNorm:
     return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
 
@@ -54,16 +44,16 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = _plain(width), _plain(width)
-        self.attn = _Holder(qkv=nn.Linear(width, 3 * width), proj=nn.Linear(width, width))
-        self.mlp = _Holder(fc1=nn.Linear(width, hidden), fc2=nn.Linear(hidden, width))
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, hidden), "fc2": nn.Linear(hidden, width)})
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def forward(self, h: Tensor, c: Tensor) -> Tensor:
         b1, s1, g1, b2, s2, g2 = self.adaLN_modulation(c)[:, None].chunk(6, -1)
-        q, k, v = self.attn.qkv(self.norm1(h) * (1 + s1) + b1).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k, v = self.attn["qkv"](self.norm1(h) * (1 + s1) + b1).unflatten(-1, (3, self.heads, -1)).unbind(2)
         a = F.scaled_dot_product_attention(*(u.transpose(1, 2) for u in (q, k, v)))
-        h = h + g1 * self.attn.proj(a.transpose(1, 2).flatten(2))
-        return h + g2 * self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(h) * (1 + s2) + b2), approximate="tanh"))
+        h = h + g1 * self.attn["proj"](a.transpose(1, 2).flatten(2))
+        return h + g2 * self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(h) * (1 + s2) + b2), approximate="tanh"))
 
 
 class DiT(nn.Module):
@@ -78,28 +68,25 @@ class DiT(nn.Module):
         rows, count = tensors["y_embedder.embedding_table.weight"].shape[0], tensors["pos_embed"].shape[1]
         depth = 1 + max(int(k.split(".")[1]) for k in tensors if k.startswith("blocks."))
         self.out, self.grid, self.null, self.sign = last // self.patch**2, math.isqrt(count), rows - 1, sign
-        self.x_embedder = _Holder(proj=nn.Conv2d(self.channels, width, self.patch, self.patch))
+        self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(self.channels, width, self.patch, self.patch)})
         self.frequencies = tensors["t_embedder.mlp.0.weight"].shape[1]
-        self.t_embedder = _Holder(
-            mlp=nn.Sequential(nn.Linear(self.frequencies, width), nn.SiLU(), nn.Linear(width, width))
-        )
-        self.y_embedder = _Holder(embedding_table=nn.Embedding(rows, width))
+        mlp = nn.Sequential(nn.Linear(self.frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.t_embedder = nn.ModuleDict({"mlp": mlp})
+        self.y_embedder = nn.ModuleDict({"embedding_table": nn.Embedding(rows, width)})
         self.register_buffer("pos_embed", torch.zeros(1, count, width))
         self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(depth))
-        self.final_layer = _Holder(
-            norm_final=_plain(width),
-            linear=nn.Linear(width, last),
-            adaLN_modulation=nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width)),
-        )
+        moved = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.final_norm = _plain(width)
+        self.final_layer = nn.ModuleDict({"linear": nn.Linear(width, last), "adaLN_modulation": moved})
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         label = torch.full((len(x),), self.null, device=x.device) if label is None else label
-        c = self.t_embedder.mlp(sinusoid(t, self.frequencies)) + self.y_embedder.embedding_table(label)
-        h = self.x_embedder.proj(x).flatten(2).transpose(1, 2) + self.pos_embed
+        c = self.t_embedder["mlp"](sinusoid(t, self.frequencies)) + self.y_embedder["embedding_table"](label)
+        h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
         for block in self.blocks:
             h = block(h, c)
-        shift, scale = self.final_layer.adaLN_modulation(c)[:, None].chunk(2, -1)
-        h = self.final_layer.linear(self.final_layer.norm_final(h) * (1 + scale) + shift)
+        shift, scale = self.final_layer["adaLN_modulation"](c)[:, None].chunk(2, -1)
+        h = self.final_layer["linear"](self.final_norm(h) * (1 + scale) + shift)
         h = h.unflatten(1, (self.grid, self.grid)).unflatten(3, (self.patch, self.patch, self.out))
         return self.sign * h.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
@@ -131,16 +118,6 @@ def read(folder: Path) -> Foreign:
         null=conditions.null,
         channels="all" if not double else "half" if flow else "eps+var",
     )
-    codec, shape = _codec(folder, inner)
+    codec, shape = codes(folder, inner)
     facts = {"shape": list(shape), "data": {"name": folder.name}, "format": config["format"]}
     return Foreign(Parts(den, codec, conditions, facts))
-
-
-def _codec(folder: Path, inner: tuple[int, ...]) -> tuple[Codec, tuple[int, ...]]:
-    """The autoencoder beside a latent network; without one, data are the codes themselves."""
-    if not (folder / "vae").is_dir():
-        return Standardise(), inner
-    from oneprior.interop.diffusers import autoencoder, outer
-
-    codec = autoencoder(folder / "vae")
-    return codec, outer(codec, inner)

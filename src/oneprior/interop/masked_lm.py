@@ -89,4 +89,5 @@ def read(folder: Path) -> Foreign:
         raise ValueError(f"{folder} does not say how long a text may be: set model_max_length of the tokeniser")
     den = TokenDenoiser(Filler(model, mask, vocab), Absorbing(vocab), timed=False)
     facts = {"shape": [length], "data": {"name": folder.name}, "format": f"transformers {kind}"}
-    return Foreign(Parts(den, Words(tokenizer, mask, vocab), Conditions(), facts))
+    codec: Any = Words(tokenizer, mask, vocab)
+    return Foreign(Parts(den, codec, Conditions(), facts))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from oneprior.conditions import Condition, Label, _rows
 
 
-class Prompt(nn.Module, Condition):
+class Prompt(Condition):
     """tokenizer, encoder: of transformers, CLIP's; without them prompts come as tensors. The null is the empty prompt.
 
     Example:
@@ -22,8 +22,12 @@ class Prompt(nn.Module, Condition):
     type: ClassVar[str] = "prompt"
 
     def __init__(self, tokenizer: Any, encoder: nn.Module | None, width: int) -> None:
-        nn.Module.__init__(self)
         self.tokenizer, self.encoder, self.width = tokenizer, encoder, width
+
+    def to(self, device: Any) -> Prompt:
+        if self.encoder is not None:
+            self.encoder.to(device)
+        return self
 
     def __repr__(self) -> str:
         return f"Prompt({type(self.encoder).__name__ if self.encoder else 'states'}, width {self.width})"
