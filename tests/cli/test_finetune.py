@@ -103,9 +103,10 @@ def test_refused(cli: Cli, digits_prior: Path) -> None:
 
 
 def test_a_prior_of_codes_keeps_its_codec(cli: Cli) -> None:
+    Path("d").mkdir()
     for i in range(10):
-        Image.new("L", (8, 8), 25 * i).save(f"{i}.png")
-    base = ("train", ".", *SHORT, "--samples", 32)
+        Image.new("L", (8, 8), 25 * i).save(f"d/{i}.png")
+    base = ("train", "d", *SHORT, "--samples", 32)
     assert cli(*base, "--net", "vq", "--net-args", "factor=2", "--name", "vq").code == 0
     assert cli(*base, "--codec", "runs/vq", "--net-size", "tiny", "--name", "one").code == 0
     done = cli(*base, "--init", "runs/one", "--lora", 2, "--name", "two")

@@ -122,27 +122,23 @@ def _classes(dataset: Any, key: Any) -> tuple[np.ndarray | None, tuple[str, ...]
 
 
 def _array(value: Any) -> np.ndarray:
-    """(C, H, W), bytes or floats."""
-    if hasattr(value, "getbands"):  # a PIL image
-        value = np.asarray(upright(value))
-    a = np.asarray(value)
-    if a.ndim == 2:
-        return a[None]
-    if a.ndim != 3:
+    """(C, H, W), bytes or floats, of a PIL image or an array."""
+    a = np.asarray(upright(value) if hasattr(value, "getbands") else value)
+    if a.ndim not in (2, 3):
         raise TypeError(f"an item holds {type(value).__name__} of shape {a.shape}; a picture was expected")
-    return np.moveaxis(a, 2, 0) if a.shape[2] in (1, 3, 4) and a.shape[0] not in (1, 3) else a
+    last = a.ndim == 3 and a.shape[2] in (1, 3, 4) and a.shape[0] not in (1, 3)
+    return a[None] if a.ndim == 2 else np.moveaxis(a, 2, 0) if last else a
 
 
 def _picture(value: Any, channels: int, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
+    a = _array(value)
+    if a.dtype == np.uint8 and not hasattr(value, "getbands"):
+        value = Image.fromarray(a[0] if a.shape[0] == 1 else np.ascontiguousarray(np.moveaxis(a, 0, 2)))
     if hasattr(value, "getbands"):
         return _pixels(upright(value), channels, size)
-    a = _array(value)
-    if a.dtype == np.uint8:
-        return _pixels(Image.fromarray(a[0] if a.shape[0] == 1 else np.moveaxis(a, 0, 2)), channels, size)
-    if a.shape != (channels, *size):
-        raise ValueError(f"items hold floats of shape {a.shape}; ({channels}, {size[0]}, {size[1]}) was expected")
-    if a.dtype.kind != "f" or not (a.min() >= 0 and a.max() <= 1):
-        raise ValueError(f"items hold {a.dtype} from {a.min():g} to {a.max():g}; bytes or floats in [0, 1] expected")
+    if a.shape != (channels, *size) or a.dtype.kind != "f" or not (a.min() >= 0 and a.max() <= 1):
+        wanted = f"bytes, or floats in [0, 1] of shape ({channels}, {size[0]}, {size[1]}), were expected"
+        raise ValueError(f"items hold {a.dtype} {a.shape} from {a.min():g} to {a.max():g}; {wanted}")
     return a.astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from oneprior.data import metadata, zips
-from oneprior.data.arrays import array_file, is_zarr
+from oneprior.data.arrays import is_zarr
 from oneprior.data.folder import SUFFIXES, TEST_NAMES, _images, _split_folders, _visible, is_deep, upright
+from oneprior.data.idx import is_idx_folder
+from oneprior.data.resolve import open_source
 from oneprior.data.scans import is_scan, survey
 
 GROUPS = ("patient", "subject", "group", "person", "speaker", "scene", "case")
@@ -36,7 +39,7 @@ def look_over(root: Path) -> dict[str, Any]:
     """
     if not root.exists():
         raise FileNotFoundError(f"no folder or file {root} (from {Path.cwd()})")
-    if is_zarr(root) or root.suffix in (".npy", ".npz"):
+    if is_zarr(root) or root.suffix in (".npy", ".npz") or (root.is_dir() and is_idx_folder(root)):
         return _array(root)
     packed = root.suffix.lower() == ".zip"
     every = zips.members(root, SUFFIXES) if packed else [root] if root.is_file() else _all(root)
@@ -96,11 +99,11 @@ def _look(path: Path) -> Picture | str:
 
 
 def _array(path: Path) -> dict[str, Any]:
-    source = array_file(path)
+    source: Any = open_source(path)
     f = source.facts
     types = {str(source.array.dtype): f.count}
     said = {"samples": f.count, "sizes": {" x ".join(map(str, f.shape)): f.count}, "types": types, "levels": f.levels}
-    return {**said, "classes": f.classes and list(f.classes), "suggest": f"oneprior train {path}"}
+    return {**said, "classes": f.classes and list(f.classes), "suggest": shlex.join(["oneprior", "train", str(path)])}
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:
@@ -136,11 +139,11 @@ def _order(root: Path, pictures: list[Path]) -> dict[str, Any]:
 def _suggest(root: Path, facts: dict[str, Any]) -> str | None:
     if not facts["pictures"] and not facts["scans"]:
         return None
-    words = ["oneprior train", str(root)]
+    words = ["oneprior", "train", str(root)]
     if twins := facts.get("twins"):
         one, two = twins["folders"]
         clean, other = (two, one) if any(c in two.lower() for c in CLEAN) else (one, two)
-        words = ["oneprior train", str(root / clean), "--pairs", str(root / other)]
+        words = ["oneprior", "train", str(root / clean), "--pairs", str(root / other)]
     if facts["pictures"] and len(facts["sizes"]) > 1:
         least = min(int(n) for size in facts["sizes"] for n in size.split(" x "))
         words += ["--size", str(max(s for s in (8, 16, 32, 64) if s <= max(8, least)))]
@@ -150,4 +153,4 @@ def _suggest(root: Path, facts: dict[str, Any]) -> str | None:
     words += ["--label", label] if label else []
     words += ["--split-by", group] if group else []
     words += ["--skip-bad"] if facts["unreadable"] or (twins and twins["unmatched"]) else []
-    return " ".join(words)
+    return shlex.join(words)
