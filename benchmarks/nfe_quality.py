@@ -8,7 +8,7 @@ a library that begins at sigma 80 is not charged for it. Three figures a method:
 and axes, median over starts, share of starts that end in another component. The table is the mixture of seed 0 with
 three sets of starts; ranks are over the mixtures of seeds 0 to 4. The rule of `auto` was found on seeds from 100 on.
 
-    python benchmarks/nfe_quality.py --json nfe_quality.json --figure nfe_quality.png
+    python benchmarks/nfe_quality.py --json nfe_quality.json --figure nfe_quality.png    # or --docs, and --keep
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CASES: dict[str, Schedule] = {"VP": VP(), "cosine": Cosine(), "flow": RectifiedF
 BUDGETS = (6, 10, 20, 40)
 D, STARTS, SETS, MIXTURES = 16, 256, 3, 5
 OURS, FIGURES = "oneprior auto", ("rmse", "median")
-COLUMNS = ("rmse", "median", "away", "spread", "calls")
+NAMES, COLUMNS = ("mixture", "case", "n", "what"), ("rmse", "median", "away")
 BEGIN, END = "<!-- table: begin (benchmarks/nfe_quality.py --docs) -->", "<!-- table: end -->"
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -167,14 +167,23 @@ def measure(problem: Problem, run: quality_peers.Run, eps: Tensor, n: int) -> di
     }  # fmt: skip
 
 
-def methods(case: str) -> dict[str, quality_peers.Run]:
+def methods(case: str, others: bool = True) -> dict[str, quality_peers.Run]:
     schedule = CASES[case]
-    peers = quality_peers.entries(case, schedule)
+    peers = quality_peers.entries(case, schedule) if others else {}
     return {OURS: ours(schedule)} | {f"{lib} {name}": run for lib, each in peers.items() for name, run in each.items()}
 
 
-def measured(seed: int) -> list[dict[str, Any]]:
-    """Every method on one mixture, by case and budget."""
+def kept(path: Path, used: dict[str, str]) -> list[dict[str, Any]]:
+    """The peers' rows of a record: they are deterministic, and measured anew only where a version has changed."""
+    record = json.loads(path.read_text())
+    if record["versions"] != used:
+        raise SystemExit(f"{path} is of {record['versions']}, here are {used}: measure all (without --keep)")
+    every = [dict(zip(record["columns"], row, strict=True)) for row in record["curves"]]
+    return [r for r in every if r["what"] != OURS]
+
+
+def measured(seed: int, others: bool = True) -> list[dict[str, Any]]:
+    """Every method on one mixture, by case and budget; without `others` ours alone."""
     problem, rows = Problem(seed), []
     _agrees(problem)
     eps = torch.cat(
@@ -184,7 +193,7 @@ def measured(seed: int) -> list[dict[str, Any]]:
         ]
     )
     for case in CASES:
-        for name, run in methods(case).items():
+        for name, run in methods(case, others).items():
             for n in BUDGETS:
                 if (got := measure(problem, run, eps, n)) is not None:
                     rows.append({"mixture": seed, "case": case, "n": n, "what": name, **got})
@@ -354,29 +363,33 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--docs", action="store_true", help="write the results, figure and page in docs")
+    parser.add_argument("--keep", action="store_true", help="take the peers' rows from the record in docs")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of peers: what they say of their settings is theirs
+    used, record = versions(["torch", *PEERS]), DOCS / "results" / "nfe_quality.json"
+    old = kept(record, used) if args.keep else []
     began, load, rows = time.perf_counter(), os.getloadavg()[0], []
     for seed in range(MIXTURES):
-        rows += measured(seed)
+        rows += measured(seed, not args.keep)
         print(f"mixture {seed}: {len(rows)} rows, {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    rows += old
     first = [r for r in rows if r["mixture"] == 0]
     report = {
-        "name": "nfe_quality", "versions": versions(["torch", *PEERS]), "load": load,
+        "name": "nfe_quality", "versions": used, "load": load,
         "rows": [*beside(first), *overall(rows), *ranks(rows), *digits()], "seconds": time.perf_counter() - began,
-"curves": [[r["case"], r["n"], r["what"], *(float(f"{r[k]:.4g}") for k in COLUMNS)] for r in first],
+        "curves": [[*(r[k] for k in NAMES), *(float(f"{r[k]:.5g}") for k in COLUMNS)] for r in rows],
     }  # fmt: skip
     print(table(report))
     curves = ",\n  ".join(json.dumps(row) for row in report.pop("curves"))  # a method a line
-    text = json.dumps(report, indent=1)[:-2] + f',\n "columns": {json.dumps(["case", "n", "what", *COLUMNS])},\n'
+    text = json.dumps(report, indent=1)[:-2] + f',\n "columns": {json.dumps([*NAMES, *COLUMNS])},\n'
     text += f' "curves": [\n  {curves}\n ]\n}}\n'
     if args.json:
         args.json.write_text(text)
     if args.figure:
         figure(first, args.figure)
     if args.docs:
-        (DOCS / "results" / "nfe_quality.json").write_text(text)
+        record.write_text(text)
         page = DOCS / "quality.md"
         page.write_text(written(page.read_text(), report))
         figure(first, DOCS / "nfe_quality.png")

@@ -1,6 +1,7 @@
 """The benchmark of quality: its exact end points are exact, its counts are counts, its verdict can be no."""
 
 import importlib
+import json
 import math
 import sys
 from pathlib import Path
@@ -108,3 +109,14 @@ def test_a_peer_asked_rightly_converges(bench: Any, library: str, case: str, nam
     problem, eps = bench.Problem(100), torch.randn(3 * 16, 16, generator=torch.Generator().manual_seed(3)).double()
     few, many = (bench.measure(problem, entries[library][name], eps, n) for n in (10, 160))
     assert many["median"] < 0.05 and many["median"] < 0.5 * few["median"], (few, many)
+
+
+def test_the_record_gives_the_peers_rows_again_for_its_versions_alone(bench: Any, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    row = [0, "VP", 6, "peer a", 0.1, 0.01, 0.0]
+    columns = [*bench.NAMES, *bench.COLUMNS]
+    made = {"versions": {"peer": "1"}, "columns": columns, "curves": [[*row[:3], bench.OURS, *row[4:]], row]}
+    record.write_text(json.dumps(made))
+    assert bench.kept(record, {"peer": "1"}) == [dict(zip(columns, row, strict=True))]
+    with pytest.raises(SystemExit, match="without --keep"):
+        bench.kept(record, {"peer": "2"})

@@ -1,5 +1,6 @@
 """The rule of `auto`: what it chooses, and that the choice is a good one."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from oneprior.exact import Mixture
 from oneprior.guidance import CFG
 from oneprior.paths import Hold
 from oneprior.sampling import DDIM, Multistep, Sampler, grids, sample, sampler
-from oneprior.sampling.auto import ANGLE, FEW, auto
+from oneprior.sampling.auto import ANGLE, FEW, SIX, SOME, auto
 from oneprior.sampling.solvers import Adams, Conditional, bh2
 from oneprior.schedules import EDM, VP, Cosine, RectifiedFlow
 
@@ -24,12 +25,12 @@ def law(seed: int = 7) -> Mixture:
 
 def test_the_rule() -> None:
     den = law().denoiser(VP(), time_axes=0)
-    for n, order in ((1, 1), (4, 1), (5, 2), (11, 3), (14, 3), (15, 4), (20, 4), (1000, 4)):
-        assert auto(den, n) == (Adams(order, ANGLE, corrector=True), grids.FLOW)
+    for n, order in ((1, 1), (4, 1), (5, 2), (11, 3), (14, 3), (15, 4), (20, 4), (30, 4), (31, 4), (1000, 4)):
+        assert auto(den, n) == (Adams(order, ANGLE, corrector=True), SOME if 15 <= n <= 30 else grids.FLOW)
         assert sampler("auto", den, n) == Sampler(*auto(den, n))
     assert list(FEW) == [6, 7, 8, 9, 10]
     for n, table in FEW.items():
-        assert auto(den, n) == (Conditional(), table) and len(table.sbar) == n + 1
+        assert auto(den, n) == (SIX if n == 6 else Conditional(), table) and len(table.sbar) == n + 1
         assert all(a > b for a, b in pairwise(table.sbar))
     assert auto(CFG(den, 3.0), 20) == (Adams(2, corrector=True, rule=bh2), grids.STEEP)
     assert auto(den, 20, alone=False) == (Multistep(), grids.STEEP)
@@ -54,6 +55,11 @@ def test_a_table_beyond_the_levels_of_the_network_is_not_taken() -> None:
     assert auto(den, 8) == (Adams(2, ANGLE, corrector=True), grids.FLOW)
     assert bool(torch.isfinite(sample(den, (2, 8), steps=8, seeds=[1, 2])).all())
     assert auto(law().denoiser(Cosine(t_min=0.1), time_axes=0), 8)[1] == grids.FLOW
+    # of n calls: a table between its places asks beyond its own second level and below its last but one
+    edge = law().denoiser(Cosine(t_min=2 / math.pi * math.atan(0.016)), time_axes=0)
+    assert auto(edge, 20)[1] == SOME and auto(edge, 30)[1] == grids.FLOW
+    edge.facts = replace(edge.facts, t_range=(0.0, 2 / math.pi * math.atan(15)))
+    assert auto(edge, 20)[1] == SOME and auto(edge, 25)[1] == grids.FLOW
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 10, 12, 60])

@@ -9,7 +9,7 @@ from helpers import Normal, draw
 from oneprior import paths
 from oneprior.noise import Seeded
 from oneprior.sampling import Sampler, sample, walk
-from oneprior.sampling.auto import ANGLE, FEW
+from oneprior.sampling.auto import ANGLE, FEW, SIX
 from oneprior.sampling.grids import FLOW
 from oneprior.sampling.solvers import Adams, Conditional
 from oneprior.schedules import EDM, VP, Cosine, RectifiedFlow, Schedule
@@ -73,7 +73,7 @@ def test_normal_data_of_any_scale_at_six_calls(c: float, bound: float, schedule:
         got = sample(den, (64, 2), steps=6, sampler=by, start=x, seeds=range(64))
         return float((got - end).square().mean().sqrt()) / c
 
-    found, angle = error(Sampler(Conditional(), FEW[6])), error(Sampler(Adams(2, ANGLE, corrector=True), FLOW))
+    found, angle = error(Sampler(SIX, FEW[6])), error(Sampler(Adams(2, ANGLE, corrector=True), FLOW))
     assert found < bound and found < 0.6 * angle, (found, angle)
 
 

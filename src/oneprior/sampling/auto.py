@@ -11,13 +11,12 @@ does not):
 What more than the solver changes on its way (known values put back): 2M, which has no corrector; grid STEEP.
 Schedules with an anchor: 2M, uniform in cosine time. A path of one's own: 2M.
 
-Why: the angle's polynomial is finite at both ends, so that no step is wasted on them, and with p = 1 the linear part
-taken out, D ~ x c / (c + sbar), changes over a decade of levels, as in data with features of many sizes. Of six to ten
-calls a polynomial reads less than a law of the way does. Most of what is left of the error is in starts that end in
-another component: SIX, its levels and SOME are denser where components part (3 to 0.5), and pay for it below, by half
-as much again in the median. Levels are matched, so every schedule gets the same samples but for where it begins. The
-constants were found on mixtures of Gaussians in 16 dimensions, drawn from a law of which `benchmarks/nfe_quality.py`
-holds other draws against peers, the tables for 7 to 10 on these and the shipped digits at once.
+Why: the angle's polynomial wastes no step on the ends, and with p = 1 the linear part taken out, D ~ x c / (c + sbar),
+changes over a decade of levels, as in data with features of many sizes. Of few calls it reads less than a law of the
+way does. Most error left is in starts that end in another component: SIX and SOME are dense where components part (3
+to 0.5), for fewer of these (0.65 at 6 calls, 0.4 at 20), and pay in the median (1.25, 1.5). Levels are matched: all
+schedules give the same but for where they begin. Found on mixtures of Gaussians of a law of which
+`benchmarks/nfe_quality.py` holds other draws against peers, the tables for 7 to 10 on these and the digits at once.
 """
 
 from __future__ import annotations
@@ -31,20 +30,18 @@ from oneprior.sampling.solvers import Adams, Angle, Conditional, Multistep, Solv
 from oneprior.schedules import Schedule
 
 ANGLE = Angle(c=0.25, p=1.0, q=0.5)
-SIX = Conditional(low=0.019, high=1.6, normal=-2.5, turn=-1.3, share=5.6, mean=0.67, noise=0.025)
+SIX = Conditional(low=0.026, high=1.78, normal=-2.5, turn=-1.0, share=4.5, mean=0.82, noise=0.03)
 FEW = {
-    6: Levels((4.4, 2.79, 1.25, 0.67, 0.23, 0.063, 0.025)),
+    6: Levels((4.7, 2.94, 1.3, 0.673, 0.253, 0.074, 0.03)),
     7: Levels((4.8, 3.2, 1.25, 0.75, 0.323, 0.115, 0.0362, 0.018)),
     8: Levels((5.3, 3.55, 1.55, 1.076, 0.59, 0.252, 0.0888, 0.0288, 0.014)),
     9: Levels((5.9, 3.96, 1.84, 1.083, 0.782, 0.4, 0.172, 0.0631, 0.0201, 0.01)),
     10: Levels((6.0, 3.98, 1.85, 1.324, 0.831, 0.589, 0.283, 0.118, 0.043, 0.0167, 0.008)),
 }
-# fmt: off
 SOME = Levels((
     31.0, 12.7, 5.06, 3.08, 2.43, 1.86, 1.5, 1.22, 1.025, 0.867, 0.704, 0.581, 0.47, 0.388, 0.292, 0.205, 0.143, 0.095,
     0.048, 0.017, 0.007,
-))
-# fmt: on
+))  # fmt: skip
 
 
 def auto(den: Denoiser, steps: int, alone: bool = True) -> tuple[Solver, Grid]:

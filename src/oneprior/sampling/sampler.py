@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from math import isfinite
 from typing import Any
@@ -190,13 +191,10 @@ def _begin(
         raise ValueError(f"{len(noise.seeds)} seeds for {batch} samples: one seed a sample")
     if start is not None:  # a copy: the walk may overwrite it
         return ({k: v.clone() for k, v in start.items()} if isinstance(start, Mapping) else start.clone()), noise
-    device = device_of(den)
+    like = partial(torch.empty, device=device_of(den))
     if not several:
-        return _start(den.schedule, torch.empty(tuple(shape), device=device), path, noise, "", y), noise
-    return {
-        k: _start(schedule_of(den, k), torch.empty(tuple(v), device=device), path, noise, k, None)
-        for k, v in shape.items()
-    }, noise
+        return _start(den.schedule, like(tuple(shape)), path, noise, "", y), noise
+    return {k: _start(schedule_of(den, k), like(tuple(v)), path, noise, k, None) for k, v in shape.items()}, noise
 
 
 def _start(schedule: Any, like: Tensor, path: Path, noise: Noise, key: str, y: Tensor | None) -> Tensor:
@@ -207,9 +205,8 @@ def _start(schedule: Any, like: Tensor, path: Path, noise: Noise, key: str, y: T
     if isinstance(which, int):
         _, b, s = schedule.at(path.begins[which])
     else:
-        t = path.matrix[0]
-        tt = t.to(n.device, n.dtype if n.device.type == "mps" else t.dtype)[which.to(n.device)]
-        _, b, s = aligned(schedule.at(tt), n)
+        t = path.matrix[0].to(n.device, n.dtype if n.device.type == "mps" else torch.float64)
+        _, b, s = aligned(schedule.at(t[which.to(n.device)]), n)
     n = n if isinstance(s, float) and s == 1.0 else n * s
     return n if b is None or y is None else n + b * y
 
@@ -233,9 +230,9 @@ def device_of(den: Denoiser) -> torch.device:
     return _found(den) or torch.device("cpu")
 
 
-def _found(module: nn.Module) -> torch.device | None:
+def _found(den: nn.Module) -> torch.device | None:
     # by hand: looking through named tensors, module by module, costs as much as two steps
-    for v in chain(module._parameters.values(), module._buffers.values()):
+    for v in chain(den._parameters.values(), den._buffers.values()):
         if v is not None:
             return v.device
-    return next(filter(None, map(_found, filter(None, module._modules.values()))), None)
+    return next(filter(None, map(_found, filter(None, den._modules.values()))), None)

@@ -68,12 +68,10 @@ def step(
 
 @lru_cache(maxsize=256)
 def _plan(solver: Solver, schedule: Schedule, path: Path, dtype: torch.dtype) -> tuple[Stage, ...]:
-    """The plan for x of a dtype on a CPU: `keep` as a tensor of no axes. A product with one starts two microseconds
-    sooner than one with a Python float; the bits are the same."""
+    """The plan with every `keep` a tensor of no axes: on a CPU a product starts sooner so, and has the same bits."""
 
-    def own(row: Row) -> Row:
-        number = type(row.keep) is float and row.keep != 0.0
-        return row._replace(keep=torch.tensor(row.keep, dtype=dtype)) if number else row
+    def own(r: Row) -> Row:
+        return r._replace(keep=torch.tensor(r.keep, dtype=dtype)) if type(r.keep) is float and r.keep != 0.0 else r
 
     with torch.inference_mode(False):  # kept for calls outside of it, too
         return tuple(st._replace(rows=tuple(map(own, st.rows))) for st in solver.plan(schedule, path))
@@ -85,23 +83,13 @@ class Part:
     A corruption of tokens has a part of its own (`tokens.part`), which draws where this one adds.
     """
 
-    # fmt: off
     __slots__ = (
         "base", "color", "depth", "key", "m", "noise", "plan", "reuse", "temperature", "tracks", "variance", "view",
         "which", "x", "y",
-    )
-    # fmt: on
+    )  # fmt: skip
 
     def __init__(
-        self,
-        key: str,
-        x: Tensor,
-        schedule: Schedule,
-        path: Path,
-        solver: Solver,
-        noise: Noise,
-        temperature: float,
-        y: Any,
+        self, key: str, x: Tensor, schedule: Schedule, path: Path, solver: Solver, noise: Noise, temp: float, y: Any
     ) -> None:
         self.reuse = False
         self.key, self.x, self.m, self.y = key, x, [], y.get(key) if isinstance(y, dict) else y
@@ -110,7 +98,7 @@ class Part:
         self.plan = _plan(solver, schedule, path, x.dtype) if own else solver.plan(schedule, path)
         self.depth, self.tracks = solver.depth, path.matrix.shape[1]
         self.view, self.variance = solver.view, solver.variance
-        self.noise, self.temperature = noise, temperature
+        self.noise, self.temperature = noise, temp
         self.color = None if isinstance(schedule.color, White) else schedule.color
         self.which = tracks(path, key, x)
 
