@@ -125,7 +125,7 @@ def permuted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Seeded, "__call__", call)
 
 
-def draws(den: Denoiser, name: Any = "ddim", path: Path = PATH, **how: Any) -> Tensor:
+def draws(den: Denoiser, name: Any = "ddim", path: Path = PATH, /, **how: Any) -> Tensor:
     return sample(den, SHAPE, path=path, sampler=name, seeds=range(B), label=LABEL, **how)
 
 

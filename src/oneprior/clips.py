@@ -51,15 +51,16 @@ class Clips:
         """`clip` (B, n, C, H, W) and `frames` more behind it. window (that of training without), context, time: as in
         `uses.video.extend`. how: steps, sampler, and the prior's conditions."""
         x = _of(self, clip, 5)
-        seeds, own = self._seeds(len(x), seeds), {k: how.pop(k) for k in ("steps", "sampler") if k in how}
+        own: dict[str, Any] = {k: how.pop(k) for k in ("steps", "sampler") if k in how}
+        chosen: tuple[int, ...] = self._seeds(len(x), seeds)
         with self._timed() as run:
             parts = video.extend(
                 guided(run, guidance), self.codec.encode(x), frames, window=window or self.shape[0], context=context,
-                time=time, seeds=seeds, **own, **self._ports(len(x), how),
+                time=time, seeds=chosen, **own, **self._ports(len(x), how),
             )  # fmt: skip
             more = self._decode(torch.cat([*parts], 1), True)
         settings = {"frames": frames, "window": window, "context": context, "time": time, **own, **how}
-        return Sampled(torch.cat([x, more], 1), seeds, settings, run.calls, run.seconds)
+        return Sampled(torch.cat([x, more], 1), chosen, settings, run.calls, run.seconds)
 
 
 def _held(prior: Any, known: dict[int, Any], frames: int | None, how: dict[str, Any]) -> Sampled:

@@ -41,7 +41,7 @@ class Sequence(Denoiser):
         self.covariance, self.rho, self.facts, self.longest = covariance, rho if told else 0.0, Facts(time_axes=1), 0
         self.schedule = Cosine(color=Shared(rho)) if rho else Cosine()
 
-    def posterior(self, x: Tensor, t: Any, *, places: Tensor | None = None, **_: Any) -> Posterior:
+    def posterior(self, x: Tensor, t: Any, *, places: Tensor | None = None, **more: Any) -> Posterior:
         F = x.shape[1]
         self.longest = max(self.longest, F)
         at = torch.arange(F) if places is None else places[0]
@@ -64,7 +64,7 @@ def innovation(x: Tensor, i: int) -> float:
 def test_windows_need_as_much_context_as_the_law_remembers(context: int, least: float, most: float) -> None:
     """video-fvdm, proof 3: 33 frames of AR(2) by windows of 8; one frame of context must fail at the seam."""
     den, n = Sequence(ar2), 2000
-    how = {"steps": 100, "sampler": "ddim"}
+    how: Any = {"steps": 100, "sampler": "ddim"}
     first = sample(den, (n, 8), seeds=range(n), **how)
     rest = list(video.extend(den, first, 25, window=8, context=context, seeds=range(n), **how))
     x = torch.cat([first, *rest], 1).double()
@@ -211,7 +211,7 @@ class World(Denoiser):
         super().__init__()
         self.schedule, self.facts = Cosine(), Facts(time_axes=time_axes)
 
-    def posterior(self, x: Tensor, t: Any, **_: Any) -> Posterior:
+    def posterior(self, x: Tensor, t: Any, **more: Any) -> Posterior:
         a, _, s = (torch.as_tensor(0.0 if v is None else v).double() for v in self.schedule.at(t))
         a, s = (v.expand(1, 6).reshape(1, 1, 6, 1) for v in (a, s.clamp(min=1e-2)))
         far = ((x[:, None] - a * RING) / s).square()

@@ -45,9 +45,11 @@ def frechet_video(real: Array, generated: Array, seed: int = 0) -> VideoScore:
     if r.shape[1:] != g.shape[1:]:
         raise ValueError(f"real clips are {tuple(r.shape[1:])}, generated ones {tuple(g.shape[1:])}: bring them to one")
     both, n = [(appearance(r, seed), appearance(g, seed)), (motion(r), motion(g))], min(len(g), len(r) // 2)
-    values = [frechet_distance(a, b) for a, b in both]
-    nulls = [null(frechet_distance, a, n, seed=seed) for a, _ in both]
-    return VideoScore(*values, *nulls)
+    (looks, moves), nulls = (
+        (frechet_distance(*v) for v in both),
+        [null(frechet_distance, v, n, seed=seed) for v, _ in both],
+    )
+    return VideoScore(looks, moves, nulls[0], nulls[1])
 
 
 def clips(x: Array) -> Tensor:

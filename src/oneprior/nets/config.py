@@ -69,7 +69,7 @@ class NetConfig:
     @property
     def channels_in(self) -> int:
         """Channels of x, without those of the port `image`."""
-        return self.shape[-1] if len(self.shape) == 2 else self.shape[-3] if len(self.shape) > 2 else self.shape[0]
+        return self.shape[-1] if len(self.shape) == 2 else self.shape[-3:][0]
 
     @property
     def channels_out(self) -> int:

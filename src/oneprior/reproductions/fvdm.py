@@ -187,8 +187,8 @@ def excess(den: Denoiser, n: int) -> dict[str, float]:
     }
     out = {}
     for name, t in kinds.items():
-        a, _, s = (align(v, x0) if v is not None else v for v in Cosine().at(t))
-        x = a * x0 + s * Seeded(range(n))(0, x0, "excess")
+        a, _, s = Cosine().at(t)
+        x = align(a, x0) * x0 + align(s, x0) * Seeded(range(n))(0, x0, "excess")
         with torch.no_grad():
             out[f"excess error, {name}"] = float((den(x, t).mean - World()(x, t).mean).square().mean())
     return out
