@@ -72,7 +72,8 @@ def tapped(
     known, seen, hooks = dict(net.named_modules()), dict[str, Tensor](), []
     for name in layers:
         if name not in known or not name:
-            close = get_close_matches(name, known, 3, 0.4) or blocks(net)
+            close = get_close_matches(name, [k for k in known if not isinstance(known[k], nn.ModuleList)], 3, 0.4)
+            close = close or blocks(net)
             raise KeyError(f"this network has no layer '{name}'; nearest are {', '.join(close)}")
 
     def keep(name: str) -> Callable[..., None]:
