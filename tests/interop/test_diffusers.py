@@ -113,7 +113,7 @@ def test_a_pipeline_with_text(kind: str, words: Path, tmp_path: Path) -> None:
     how = {"num_inference_steps": STEPS, "guidance_scale": 3.0, "output_type": "pt", "latents": z}
     want = pipeline(["a b", "c"], **how).images
     prior = oneprior.load(folder)
-    assert prior.shape == (3, 16, 16) and list(prior.conditions) == ["text"]
+    assert prior.shape == (3, 16, 16) and list(prior.conditions) == ["text"] and prior.own is not None
     ports: dict[str, Any] = dict(prior.conditions.encode(2, text=["a b", "c"]))
     m = sample(CFG(prior.den, 3.0), tuple(z.shape), steps=STEPS, sampler=prior.own, start=z, seeds=range(2), **ports)
     assert (prior.codec.decode(m, clip=True) - want).abs().max() < 1e-4
