@@ -1,9 +1,11 @@
 """Tables beside pictures, groups kept together, zip archives, zarr, and other libraries' data sets."""
 
 import json
+import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -186,14 +188,46 @@ def test_data_sets_that_cannot_be_used() -> None:
         from_dataset([np.full((1, 4, 4), 255.0), np.zeros((1, 4, 4))]).batch([0])
 
 
-@pytest.mark.filterwarnings("ignore:Cannot (locate|pickle)")  # dill, of a class of pyarrow that it cannot name
-def test_hugging_face_data_sets(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
-    rows = {"image": [Image.fromarray(np.full((4, 4), 9 * i, np.uint8)) for i in range(6)], "label": [0, 1] * 3}
-    made = datasets.Dataset.from_dict(rows, features=features)
-    assert open_source(made).facts.classes == ("no", "yes")
-    datasets.DatasetDict(train=made, validation=made.select([5])).save_to_disk(str(tmp_path / "saved"))
-    held = open_source(str(tmp_path / "saved"), split="test")
-    assert len(held) == 1 and held.batch([0])["label"].tolist() == [1]
-    assert len(open_source(str(tmp_path / "saved"), split="train")) == 6
+class Face:
+    """A data set as Hugging Face's: columns by name, rows by index, names of classes among its features."""
+
+    column_names = ("image", "label")
+    features: ClassVar[dict[str, Any]] = {"label": type("ClassLabel", (), {"names": ["no", "yes"]})}
+    info = type("Info", (), {"dataset_name": "faces"})
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers, self.decoded = numbers, 0
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, i: Any) -> Any:
+        if i == "label":
+            return [n % 2 for n in self.numbers]
+        self.decoded += 1
+        n = self.numbers[i]
+        return {"image": Image.fromarray(np.full((4, 4), 9 * n, np.uint8)), "label": n % 2}
+
+
+def test_hugging_face_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the library's own objects the same was run by hand; it is in no extra that tests need."""
+    whole = Face([3, 4, 5, 6, 7])
+    source = open_source(whole)
+    assert source.facts.classes == ("no", "yes") and source.facts.name == "faces"
+    assert whole.decoded == 1  # the first one, for its shape: labels come as a column
+    assert source.batch([1, 2])["label"].tolist() == [0, 1]
+
+    module: Any = ModuleType("datasets")
+    module.DatasetDict = type("DatasetDict", (dict,), {})
+    module.concatenate_datasets = lambda parts: Face([n for p in parts for n in p.numbers])
+    held = module.DatasetDict(train=whole, validation=Face([8]))
+    module.load_from_disk = lambda path: held if path.endswith("both") else whole
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    for name, marks in (("both", "dataset_dict.json"), ("one", "state.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / marks).touch()
+    lengths = [len(open_source(tmp_path / "both", split=s)) for s in ("train", "test", "all")]
+    assert lengths == [5, 1, 6] and len(open_source(tmp_path / "one", split="test")) == 1  # a fifth of its own
+    del held["train"]
+    with pytest.raises(ValueError, match="holds validation, and nothing that is 'train'"):
+        open_source(tmp_path / "both", split="train")

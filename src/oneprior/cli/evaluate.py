@@ -37,6 +37,8 @@ class EvaluateSettings(Writing, Using):
     """held-out samples whose likelihood is taken; 0 for none"""
     skip_bad: bool = False
     """leave out pictures that cannot be read"""
+    private: bool = False
+    """no pictures in the report, of the data or drawn"""
 
 
 SETTINGS = EvaluateSettings
@@ -72,7 +74,7 @@ def run(s: EvaluateSettings, command: list[str]) -> int:
         title=f"{s.prior} on {s.data}",
         lead=f"{len(test):,} held-out samples; samples are drawn anew {s.repeats} times.",
         rows=rows,
-        pictures=pictures,
+        pictures=[] if s.private or prior.facts.get("private") else pictures,
         seconds=seconds,
         notes=["A null is what two parts of real data of the same size give: the score of a perfect prior."],
         prior_card=dict(prior.facts),

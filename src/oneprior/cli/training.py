@@ -49,7 +49,7 @@ def train(job: TrainJob, command: list[str]) -> int:
     trainer = Trainer(
         made.den, made.objective, made.source, made.codec, made.conditions, settings, run, make_engine(settings)
     )
-    held = None if outside is None else HeldOut(trainer, outside, made.job.early_stop)
+    held = None if outside is None else HeldOut(trainer, outside, made.job.early_stop or 1)
     size = sum(p.numel() for p in made.den.parameters())
     screen.note(f"{made.job.net} of {size:,} parameters on {trainer.engine.device}, to {folder}")
     spent = _fit(trainer, made, run, screen, face, held)
@@ -124,8 +124,8 @@ def _fit(
                 left = "" if state.left is None else f", {duration(state.left)} left"
                 screen.note(f"n {state.n:,}  loss {state.line['loss']:.4f}  {state.rate:,.0f} samples/s{left}")
             due = state.preview or (trainer.settings.preview_every is None and now - last > max(10.0, cost / SHARE))
-            best, late = held.standing(run.lines()) if held and state.line else (False, False)
-            if late:
+            best, late = held.standing(run.lines()) if held and state.line and main else (False, False)
+            if held and state.line and trainer.engine.broadcast(late):
                 trainer.stopped = "held-out"
             whole = best if held else state.saved is not None or not kept.exists()
             if main and (due or state.saved or best):

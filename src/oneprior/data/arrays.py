@@ -139,8 +139,8 @@ def _key(path: Path, found: dict[str, np.ndarray], key: str | None) -> str:
 
 
 def _pictures(
-    path: Path, array: np.ndarray, layout: str | None, value_range: tuple[float, float] | None
-) -> tuple[np.ndarray, int | None, tuple[float, float]]:
+    path: Path, array: Any, layout: str | None, value_range: tuple[float, float] | None
+) -> tuple[Any, int | None, tuple[float, float]]:
     """The array as (N, C, H, W) or (N, d), its levels, and the stored values of 0 and 1; checked."""
     shape = array.shape
     if array.ndim not in (2, 3, 4) or 0 in shape:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,7 @@ def from_dataset(
 
 def saved(path: Path, split: str) -> tuple[Any, bool]:
     """What `datasets.save_to_disk` wrote to a folder; or the wanted split, and True, where it holds splits."""
-    import datasets
-
+    datasets: Any = import_module("datasets")
     found = datasets.load_from_disk(str(path))
     if not isinstance(found, datasets.DatasetDict):
         return found, False

@@ -142,12 +142,13 @@ def _spaced(spacing: Sequence[float]) -> tuple[float, ...]:
 
 def _nifti(path: Path) -> Scan:
     import nibabel
+    from nibabel.openers import ImageOpener
 
     img: Any = nibabel.load(path)
     if img.ndim < 2 or np.iscomplexobj(np.empty(0, img.get_data_dtype())) or img.get_data_dtype().names:
         raise ValueError(f"{img.ndim}-D {img.get_data_dtype()}: a scan of real numbers was expected")
     zooms = [*img.header.get_zooms()[:3], 1.0][:3]
-    with nibabel.openers.ImageOpener(str(path)) as file:  # loading takes a size that is not stated for 1 mm
+    with ImageOpener(str(path)) as file:  # loading takes a size that is not stated for 1 mm
         _spaced(type(img.header).from_fileobj(file, check=False)["pixdim"][1 : 1 + min(img.ndim, 3)])
     _spaced(np.linalg.norm(img.affine[:3, :3], axis=0)[: min(img.ndim, 3)])
     shape = _solid(np.empty(img.shape, np.uint8)).shape
