@@ -42,10 +42,8 @@ class Stored:
         from PIL import Image
 
         with zips.stream(self.path) as raw, Image.open(raw) as file:
-            if getattr(file, "n_frames", 1) > 1:
-                raise ValueError(
-                    f"{self.path} holds {file.n_frames} frames, of which one would come back: split it first"
-                )  # type: ignore[attr-defined]
+            if (frames := getattr(file, "n_frames", 1)) > 1:
+                raise ValueError(f"{self.path} holds {frames} frames, of which one would come back: split it first")
             if any(";16" in str(tile) for tile in file.tile) and file.mode in ("RGB", "RGBA"):
                 raise ValueError(
                     f"{self.path} holds 16 bits a colour, which would come back as 8: store it as 8, or grey"

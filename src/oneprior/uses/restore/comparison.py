@@ -143,7 +143,7 @@ def foreign(name: str) -> Callable[..., Tensor]:
     """The function of "package.module:function". Raises ValueError where there is none."""
     module, _, function = name.partition(":")
     try:
-        found = getattr(import_module(module), function)
+        found: Any = getattr(import_module(module), function)
     except (ImportError, AttributeError) as e:
         raise ValueError(f"{name}: {e}; package.module:function was expected, importable from here") from e
     if not callable(found):
