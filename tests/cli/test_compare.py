@@ -89,5 +89,10 @@ def test_refused(cli: Cli, flags: list[str], said: str) -> None:
     assert done.code == 2 and said in done.err and not Path("no").exists(), done.err
 
 
+def test_scans_are_refused(cli: Cli, scans_prior: Path) -> None:
+    done = cli("compare", scans_prior, "digits", "--operator", "pool:2")
+    assert done.code == 2 and "pictures in [0, 1] are compared" in done.err
+
+
 def test_names_of_pictures_are_safe() -> None:
     assert command._picture(Path("o"), "mask:box,4,4", "a.b:c", 3) == Path("o/pictures/mask-box-4-4/a.b-c/0003.png")

@@ -54,7 +54,7 @@ def run(s: CompareSettings, command: list[str]) -> int:
     from oneprior.cli.screen import Screen
     from oneprior.cli.work import fresh, read_picture, sheet, write_picture
     from oneprior.operators.simulate import simulate
-    from oneprior.results import picture
+    from oneprior.results import picture, window_of
     from oneprior.storage import find
     from oneprior.training.files import write_json, write_text
     from oneprior.uses.restore.comparison import METRICS, compare, foreign, summary
@@ -62,9 +62,11 @@ def run(s: CompareSettings, command: list[str]) -> int:
 
     if not s.operator or min(s.draws, s.calls, s.n) < 1 or not s.methods:
         raise ValueError("give --operator, one or several, --methods, and at least 1 of --n, --draws and --calls")
-    if (noise := damage.noise_of(s.noise)) is None or not isinstance(noise, float):
+    if not isinstance(noise := damage.noise_of(s.noise), float):
         raise ValueError(f"--noise {s.noise}: a standard deviation was expected")
     screen, prior = Screen(s.json), inputs.open_prior(s.prior, s.device)
+    if len(prior.shape) != 3 or window_of(prior.codec) is not None:
+        raise ValueError(f"pictures in [0, 1] are compared; {s.prior} is a prior of other things")
     private = s.private or bool(prior.facts.get("private"))
     given = inputs.read(prior, [s.data], screen, split="test", most=s.n)
     x = given.x().to(prior.device)

@@ -118,8 +118,10 @@ class Chunked:
 
 def _zarr(path: Path) -> dict[str, Any]:
     """The arrays of a group, or the one array."""
-    import zarr
-
+    try:
+        import zarr
+    except ImportError as e:
+        raise ImportError(f"{path} needs the extra large, pip install 'oneprior[large]': {e}") from e
     node: Any = zarr.open(str(path), mode="r")
     arrays = {name: array for name, array in node.arrays()} if hasattr(node, "arrays") else {"arr_0": node}
     return {name: Chunked(array) for name, array in arrays.items()}

@@ -115,8 +115,8 @@ def survey(paths: Sequence[Path]) -> tuple[list[Scan], dict[Path, str]]:
             else:
                 head = _dicom(path, pixels=False)
                 series.setdefault((path.parent, str(head.SeriesInstanceUID)), []).append((_height(head), path, head))
-        except ImportError:
-            raise
+        except ImportError as e:
+            raise ImportError(f"{path} needs the extra medical, pip install 'oneprior[medical]': {e}") from e
         except Exception as e:  # each reader raises its own
             bad[path] = " ".join(str(e).split()) or type(e).__name__
     alone = {folder: sum(f == folder for f, _ in series) == 1 for folder, _ in series}
