@@ -136,7 +136,8 @@ def run(s: SampleSettings, command: list[str]) -> int:
         Result(torch.cat(drawn), tuple(seeds), window=window_of(prior.codec)).save(out)
     record: dict[str, Any] = {"settings": how, "nfe": nfe, "seconds": round(seconds, 3)}
     for k, v in labels.items():
-        record[k] = [prior.conditions[k].names[i] for i in v]
+        names: Any = prior.conditions[k]
+        record[k] = [names.names[i] for i in v]
         screen.say(f"{k}: {', '.join(record[k])}")
     if s.trajectory is not None:
         film.write(s.trajectory, *(torch.cat(v, 1) for v in zip(*walks, strict=True)))

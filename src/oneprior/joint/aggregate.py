@@ -94,5 +94,5 @@ class Aggregated(Denoiser):
         post = self.heads(x, t, **cond)
         if not self.known:
             return post[self.code]
-        parts = {k: self.known.get(k, post[k].mean) for k in self.encoders}
+        parts = {k: self.known[k] if k in self.known else post[k].mean for k in self.encoders}
         return post[self.code].replace(self.aggregate(parts).to(x))

@@ -59,6 +59,6 @@ class TokenPart(Part):
         if post is not None:
             self.m = [post.mean]
         if stage.rows and not (type(t) is float and t == s):
-            law = self.corruption.reverse(post.mean, self.x, t, s)
+            law = self.corruption.reverse(self.m[0], self.x, t, s)
             new = categorical(law, self.noise.uniform(i + 1, self.x, self.key))
             self.x = new if type(t) is float else new.where(align(t > s, new), self.x)
