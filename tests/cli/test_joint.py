@@ -29,6 +29,8 @@ def test_train_and_sample(cli: Cli, digits_prior: Path, pictures: Path) -> None:
     both = cli("sample", "runs/pairs", "--n", 2, "--out", "both", "--steps", 2, "--guidance", 2)
     assert both.code == 0 and "label: " in both.out
     assert cli("classify", "runs/pairs", file, "--calls", 2).code == 0
+    known = cli("info", "runs/pairs", "--json")
+    assert known.code == 0 and known.json["network"] == "joint" and known.json["conditions"]["label"][7] == "7"
     for argv, said in (
         (("runs/pairs", "--given", "sound=3"), "PART=VALUE was expected, of the parts image, label"),
         (("runs/pairs", "--given", "label=12"), "label must be in 0..9"),

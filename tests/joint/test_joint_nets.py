@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from oneprior.denoiser import NetworkDenoiser
-from oneprior.joint import Alone, Independent, JointDenoiser, JointObjective, Single, Together, pack, unpack
+from oneprior.joint import Alone, Independent, JointDenoiser, JointObjective, Marginals, Single, Together, pack, unpack
 from oneprior.nets import JointConfig, build, config_from_dict, to_dict
 from oneprior.objective import EDMWeight, Objective
 from oneprior.schedules import Cosine, RectifiedFlow
@@ -160,7 +160,9 @@ def test_one_time_for_all_is_kept() -> None:
     """The concatenated design was not trained on other times."""
     den, x = denoiser(tied=True), batch()
     den(x, 0.4)
-    den(x, {**dict.fromkeys(SHAPES, 0.4), "other": 1.0})
+    left_out = den(x, {**dict.fromkeys(SHAPES, 1.0), "image": 0.4})["image"].mean
+    guided = Marginals(den, {"image": 2.0})(x, dict.fromkeys(SHAPES, 0.4))["image"].mean  # by the representation
+    torch.testing.assert_close(guided, left_out + 2 * (den(x, 0.4)["image"].mean - left_out))
     with pytest.raises(ValueError, match=r"parts at the times \[0.0, 0.4\]: this denoiser was trained with one time"):
         den(x, {**dict.fromkeys(SHAPES, 0.4), "label": 0.0})
 

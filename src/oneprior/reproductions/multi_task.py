@@ -21,7 +21,8 @@ from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
 from oneprior.codecs import Pixels
-from oneprior.data import Packed, Source, digits, in_memory
+from oneprior.data import Packed, digits, in_memory
+from oneprior.demo.baselines import Digits
 from oneprior.denoiser import NetworkDenoiser
 from oneprior.joint import Aggregated, Alone, Independent, JointDenoiser, JointObjective, given
 from oneprior.metrics import frechet_distance
@@ -70,8 +71,8 @@ class Reader:
 def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
     """The figures, in the order of the claim."""
     n, samples, kind = DRAWN[scale], SAMPLES[scale], "check" if scale == "desk" else "uncalibrated"
-    train, test = (_all(digits(part)) for part in ("train", "test"))
-    reader = Reader.of(*train)
+    data = Digits.of(digits("train"), digits("test"))
+    reader, test = Reader.of(data.train, data.train_label), (data.test, data.label)
     real = reader.features(test[0])
     found: dict[str, list[float]] = {}
 
@@ -105,7 +106,7 @@ def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
     told, alone, plain = (d[f"distance, {k}"] for k in ("given labels", "marginal", "image-only"))
     yield Check("distance of digits of given labels", told, "< 0.6 of the marginal's", alone, told < 0.6 * alone, kind)
     yield Check("distance of the marginal", alone, "<= 1.2 of image-only's", plain, alone <= 1.2 * plain, kind)
-    near = frechet_distance(real, reader.features(train[0]))
+    near = frechet_distance(real, reader.features(data.train))
     yield Check("distance of training digits", near, "shown", None, True, "uncalibrated")
     yield from aggregated(samples, test, device, kind)
 
@@ -115,7 +116,7 @@ def aggregated(samples: int, test: tuple[Tensor, Tensor], device: str, kind: Any
     times = (0.1, 0.5, 0.9, 0.99)
     for leak in (False, True):
         x, label = CODEC.encode(test[0]).to(device), test[1].to(device)
-        den = learn(heads(0), JointObjective(Alone(2)), Coded(leak), samples // 4, 0, device)
+        den = learn(joint(0, "z"), JointObjective(Alone(2)), Coded(leak), samples // 4, 0, device)
         view = Aggregated(den, {"label": codes}, {"label": 1.0})
         z0, found = x + codes(torch.eye(11, device=device)[label][:, None]) * leak, []
         for i, t in enumerate(times):
@@ -162,18 +163,11 @@ def balanced(n: int) -> Tensor:
     return torch.arange(n) % 10
 
 
-def joint(seed: int) -> JointDenoiser:
-    """Pixels and a label, each with a kernel and a time of its own."""
-    shapes = {"image": IMAGE, "label": (1,)}
+def joint(seed: int, first: str = "image") -> JointDenoiser:
+    """Pixels (or a code like them) and a label, each with a kernel and a time of its own."""
+    shapes = {first: IMAGE, "label": (1,)}
     net = build(JointConfig(shapes, {"label": 11}, fields=FIELDS), seed)
-    return JointDenoiser(net, shapes, {"image": Cosine(), "label": Absorbing(11)})
-
-
-def heads(seed: int) -> JointDenoiser:
-    """A code like an image, from which a label is read."""
-    shapes = {"z": IMAGE, "label": (1,)}
-    net = build(JointConfig(shapes, {"label": 11}, fields=FIELDS), seed)
-    return JointDenoiser(net, shapes, {"z": Cosine(), "label": Absorbing(11)})
+    return JointDenoiser(net, shapes, {first: Cosine(), "label": Absorbing(11)})
 
 
 def image_only(seed: int) -> NetworkDenoiser:
@@ -219,8 +213,3 @@ def learn(den: Any, objective: Any, data: Packed | None, samples: int, seed: int
         pass
     with trainer.averages.applied():
         return deepcopy(den).eval()
-
-
-def _all(source: Source) -> tuple[Tensor, Tensor]:
-    batch = source.batch(range(len(source)))
-    return batch["x"], batch["label"]
