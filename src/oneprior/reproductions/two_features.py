@@ -47,7 +47,7 @@ class Pairs(NamedTuple):
 def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
     """A row for each source and truth, then the claim."""
     desk, g = scale == "desk", torch.Generator().manual_seed(SEEDS[scale][0])
-    count = 80 if desk else 6
+    count = 60 if desk else 6
     encoder = agreed(windows(TRAINED, 1000 if desk else 32, g), 300 if desk else 5, g)
     truths = {"warped photographs": warped(windows(TESTED, count, g), g), "stereo pair": stereo(count, g)}
     if desk:
