@@ -182,7 +182,7 @@ def test_what_the_hub_does_not_have(stand_in: Hub) -> None:
         with pytest.raises(FileNotFoundError, match="the Hub does not give one"):
             oneprior.load(name)
     stand_in.commit("ann/pickled", {"config.json": b'{"format": "dit"}', "model.pt": b"code", "run.py": b"code"})
-    with pytest.raises(FileNotFoundError, match="is missing"):
+    with pytest.raises(FileNotFoundError, match="are missing"):
         oneprior.load("ann/pickled")
     assert not any("model.pt" in line or "run.py" in line for line in stand_in.asked)
     for name in ("squares", "ann/squares@main", "a b/c"):

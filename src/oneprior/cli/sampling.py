@@ -81,7 +81,7 @@ def sampler(s: SampleSettings) -> str | Sampler:
     """The named sampler, with another stochasticity or grid where these were given."""
     plain = s.kappa is None and s.eta is None and s.grid is None
     if s.sampler in ("auto", "own") and not plain:
-        raise ValueError(f"--sampler {s.sampler} has its own kappa and grid: name a sampler to set them, such as 2m")
+        raise ValueError(f"--sampler {s.sampler} chooses kappa and grid itself: name a sampler to set them, such as 2m")
     if s.sampler in ("auto", "own"):
         return s.sampler
     chosen = sampling.sampler(s.sampler)
