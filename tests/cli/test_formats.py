@@ -18,6 +18,7 @@ SAME = ("--operator", "identity", "--steps", 2, "--out", "r")
 def test_nifti_with_a_turned_affine(cli: Cli, scans_prior: Path) -> None:
     nibabel: Any = pytest.importorskip("nibabel")
     a = nifti(Path("a.nii.gz"))
+    assert cli("inspect", a, "--json").json["spacing_mm"] == {"2.5 x 1.1 x 0.9": 1}
     done = cli("restore", scans_prior, a, *SAME, "--draws", 2, "--json")
     assert done.code == 0, done.err
     assert {r["restored"] for r in done.json["pictures"]} == {"r/a.nii.gz"} and len(done.json["pictures"]) == 4
@@ -34,6 +35,7 @@ def test_nifti_with_a_turned_affine(cli: Cli, scans_prior: Path) -> None:
 def test_a_dicom_series(cli: Cli, scans_prior: Path) -> None:
     pydicom: Any = pytest.importorskip("pydicom")
     folder, _ = dicom_series(Path("ct"), 3)
+    assert cli("inspect", folder, "--json").json["sizes"] == {"3 x 8 x 8": 1}
     done = cli("restore", scans_prior, folder, *SAME, "--draws", 1, "--noise", "0")
     assert done.code == 0, done.err
     for file in folder.iterdir():
@@ -54,6 +56,9 @@ def test_pictures_of_three_kinds(cli: Cli, plain_prior: Path) -> None:
     deep = (np.arange(64).reshape(8, 8) * 1024).astype(np.uint16)
     Image.fromarray(grey).save("alpha.png")
     Image.fromarray(deep).save("deep.tiff", dpi=(300, 300))
+    for file, kind, ends in (("alpha.png", "LA, 8 bits", None), ("deep.tiff", "I;16, 16 bits", [0, 64512])):
+        said = cli("inspect", file, "--json").json
+        assert said["types"] == {kind: 1} and said["sizes"] == {"8 x 8": 1} and ends in (None, said["range"])
     done = cli("restore", plain_prior, "alpha.png", "deep.tiff", *SAME, "--draws", 1)
     assert done.code == 0, done.err
     with Image.open("r/alpha.png") as one, Image.open("r/deep.tiff") as two:

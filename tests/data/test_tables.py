@@ -66,8 +66,8 @@ def test_groups_stay_together(tmp_path: Path) -> None:
     values = [(p.batch(range(len(p)))["x"] * 255).round()[:, 0, 0, 0].int().tolist() for p in parts]
     assert sorted(values[0] + values[1]) == list(range(12)) and len(values[1]) == 4  # of six patients, two
     assert not {v // 2 for v in values[0]} & {v // 2 for v in values[1]}
-    train, test = apart(["train", "Validation", "test", "train"])
-    assert train.tolist() == [0, 3] and test.tolist() == [1, 2]  # a column that says it is obeyed
+    train, test = apart(["train", "Validation", "test", "train", "train"])
+    assert train.tolist() == [0, 3, 4] and test.tolist() == [1, 2]  # a column that says it is obeyed
     with pytest.raises(ValueError, match="two of them or more; all 3 samples are of 'a'"):
         apart(["a"] * 3)
 
