@@ -183,6 +183,7 @@ class NoiseClock:
         return torch.exp(-lam) if self.factor is None else self.factor * -lam.clamp(-50, 50)
 
 
+@dataclass(frozen=True)
 class PerFrame(TimeLaw, ABC):
     """Abstract: a level v in [0, 1] a frame, and t = law(v); a sample's first axis is its frames. Declares `levels`."""
 

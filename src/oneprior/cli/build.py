@@ -88,7 +88,7 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     known: dict[str, Condition] = {} if classes is None or job.unconditional else {"label": Label(classes)}
     if job.pairs or job.degrade:
         half = 0.5 / (source.facts.levels - 1) if source.facts.levels else 0.0  # as the codec takes x to [-1, 1]
-        known["y"] = (Anchor if job.schedule in ANCHORED else Field)(shape[-3:][0], -half, 1 + half)
+        known["y"] = (Anchor if job.schedule in ANCHORED else Field)(shape[max(0, len(shape) - 3)], -half, 1 + half)
     conditions = Conditions(known)
     prediction, weight, law = AUTO.get(job.schedule, ("v", "plain", "uniform"))
     job = replace(

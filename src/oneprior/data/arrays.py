@@ -172,7 +172,7 @@ def _pictures(
         else:
             array = np.moveaxis(array, 3, 1) if last else array[:, None]
     if bounds is None:
-        levels = {"uint8": 256, "uint16": 65536, "bool": 2}[kind.name]
+        levels = {"uint8": 256, "uint16": 65536, "bool": 2}[str(kind)]
         if value_range is not None:
             raise ValueError(f"{path} holds {kind}, from 0 to {levels - 1}; value_range is for float pictures")
         return array, levels, (0, levels - 1)

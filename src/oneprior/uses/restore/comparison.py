@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from math import sqrt
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -146,9 +146,9 @@ def foreign(name: str) -> Callable[..., Tensor]:
         found: Any = getattr(import_module(module), function)
     except (ImportError, AttributeError) as e:
         raise ValueError(f"{name}: {e}; package.module:function was expected, importable from here") from e
-    if not callable(found):
-        raise ValueError(f"{name} is a {type(found).__name__}, no function")
-    return found
+    if callable(found):
+        return cast(Callable[..., Tensor], found)
+    raise ValueError(f"{name} is a {type(found).__name__}, no function")
 
 
 def measures(draws: Tensor, x: Tensor, seen: Measurement) -> Row:
