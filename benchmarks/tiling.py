@@ -64,6 +64,7 @@ def main() -> None:
     flags.add_argument("--pictures", type=Path)
     flags.add_argument("--size", type=int, nargs=2, default=(768, 1024), help="height and width")
     flags.add_argument("--steps", type=int, help="default: those of auto")
+    flags.add_argument("--overlap", type=int, nargs="+", default=(SIDE // 2, 0), help="one row each; 0 is the control")
     given = flags.parse_args()
     i = torch.arange(SIDE, dtype=torch.float64)
     row = 0.95 ** (i[:, None] - i).abs()
@@ -86,7 +87,7 @@ def main() -> None:
     x = sample(along, tuple(x0.shape), steps=4, sampler=DDIM(Own()), seeds=[0], y=x0)
     row_of("seams, draw of the prior along ResShift", seams(x, along), None, BAR, seams(x, along) <= BAR)
     row_of("peak memory above the start, MB, without gradients", megabytes() - before, size)
-    for overlap in (SIDE // 2, 0):
+    for overlap in given.overlap:
         tiles, began = Tiled(den, (SIDE, SIDE), overlap, batch=256), time.perf_counter()
         x = restore(tiles, measured, steps=given.steps, seeds=[0], progress=True).x
         seconds, own, true = time.perf_counter() - began, seams(x, tiles), seams(x0, tiles)

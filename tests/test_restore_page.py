@@ -57,8 +57,9 @@ def test_trained_priors(bench: Any, prior: str) -> None:
     cases: dict[Any, set[str]] = {}
     for row in report["rows"]:
         cases.setdefault((row["task"], row["noise"], row["told"]), set()).add(row["method"])
-    assert len(cases) == len(bench.TASKS) * len(bench.LEVELS) and len(set(map(frozenset, cases.values()))) == 1
-    assert sum(v["holds"] for v in report["verdicts"]) >= 17
+    assert len(set(map(frozenset, cases.values()))) == 1, "every case has every method"
+    assert prior != "fashion" or len(cases) == len(bench.TASKS) * len(bench.LEVELS)
+    assert sum(not v["holds"] for v in report["verdicts"]) <= 1
 
 
 def test_a_peer_that_is_better_is_named(bench: Any) -> None:
