@@ -108,7 +108,7 @@ def main() -> None:
             json.dumps({"name": "tiling", "versions": versions, "load": None, "rows": rows}, indent=1)
         )
     if given.pictures:
-        picture(torch.cat([torch.cat(shown[:2], -1), torch.cat(shown[2:], -1)], -2)[0] / 2 + 0.5).save(given.pictures)
+        picture(torch.cat(shown, -1)[0] / 2 + 0.5).save(given.pictures)
 
 
 if __name__ == "__main__":
