@@ -168,6 +168,8 @@ def test_guidance_leaves_what_is_held(kind: str) -> None:
     start = draw(*SHAPE, seed=3)
     x = draws(GUIDED[kind](DEN), hold=Hold(value, mask), start=start, **cond)
     assert torch.equal(x[:, 1], value[:, 1]) and bool(x.isfinite().all()) and not torch.equal(x[:, 0], start[:, 0])
+    t = torch.tensor([[0.4, 0.0, 0.8, 0.2]], dtype=torch.float64)
+    assert bool(GUIDED[kind](DEN).begin(PATH)(start, t, label=LABEL, **cond).mean.isfinite().all())
 
 
 def test_history_is_permuted_with_its_noise(monkeypatch: pytest.MonkeyPatch) -> None:

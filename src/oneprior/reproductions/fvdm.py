@@ -43,13 +43,13 @@ CLAIM = (
 SEEDS: dict[Scale, tuple[int, ...]] = {"quick": (0,), "desk": (0,)}
 SAMPLES: dict[Scale, int] = {"quick": 640, "desk": 320_000}
 DRAWN: dict[Scale, int] = {"quick": 24, "desk": 480}
-STEPS: dict[Scale, int] = {"quick": 8, "desk": 30}
+STEPS: dict[Scale, int] = {"quick": 6, "desk": 30}
 F, PIXELS = 6, 12
 
 
 def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
     """The figures, in the order of the claim."""
-    yield from gaussian(20 if scale == "quick" else 160)
+    yield from gaussian(12 if scale == "quick" else 160)
     n, steps, kind = DRAWN[scale], STEPS[scale], "check" if scale == "desk" else "uncalibrated"
     truth = drawn(World(), n, steps)
     for what, share in truth.items():
