@@ -52,20 +52,17 @@ def check_denoiser(
     if not kind.is_floating_point:
         advice = f"data is {kind}: floats in the network's range were expected, x.float() / 127.5 - 1 for bytes"
         return _verdict(Checked(name, (Row("data that are no floats", 1.0, 0.0),), advice), strict)
+    advice, refused = "", None
     try:
-        rows, worst = _rows(asked, den, x0, bar), ""
+        rows = _rows(asked, den, x0, bar)
     except REFUSALS as e:
-        rows, worst = (Row("calls that the network refused", 1.0, 0.0),), f"it refused: {str(e).splitlines()[0]}"
-        refused: Exception | None = e
-    else:
-        refused = None
-    advice = ""
+        rows, refused = (Row("calls that the network refused", 1.0, 0.0),), e
     if not all(r.holds for r in rows):
         now = inf if refused else max(r.measured for r in rows[: len(LEVELS)])
         advice, found = _advice(asked, den, x0, now, bar)
-        if refused is not None and not found:
+        if refused and not found:
             raise refused
-        advice = "; ".join(filter(None, (worst, advice)))
+        advice = f"it refused: {str(refused).splitlines()[0]}; {advice}" if refused else advice
     return _verdict(Checked(name, rows, advice), strict)
 
 
@@ -91,9 +88,8 @@ class _Asked(NamedTuple):
     def tried(self, den: Denoiser, x0: Tensor) -> float:
         """The largest error over a few levels; infinite where the network refuses."""
         try:
-            few = {
-                k: v[:32] if isinstance(v, Tensor) and v.ndim and len(v) == len(x0) else v for k, v in self.cond.items()
-            }
+            n = len(x0)
+            few = {k: v[:32] if isinstance(v, Tensor) and v.shape[:1] == (n,) else v for k, v in self.cond.items()}
             return max(self._replace(cond=few).error(den, x0[:32], t)[0] for t in _times(den, TRIED))
         except (*REFUSALS, ZeroDivisionError):
             return inf

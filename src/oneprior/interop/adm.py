@@ -24,6 +24,7 @@ from oneprior.storage import Parts
 from oneprior.times import Clock
 
 MULT = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
+SCHEDULES = {"linear": LinearBetas, "cosine": CosineBetas}
 DEFAULTS: dict[str, Any] = {
     "image_size": 64, "num_channels": 128, "num_res_blocks": 2, "channel_mult": "", "attention_resolutions": "16,8",
     "num_heads": 4, "num_head_channels": -1, "num_heads_upsample": -1, "use_scale_shift_norm": True,
@@ -165,18 +166,18 @@ def read(folder: Path) -> Foreign:
     f, tensors = {**DEFAULTS, **checked(config, (*DEFAULTS, *OTHER), folder)}, weights(folder)
     count = tensors["label_emb.weight"].shape[0] if "label_emb.weight" in tensors else 0
     channels = config.get("in_channels", 3)
+    if f["noise_schedule"] not in SCHEDULES:
+        raise ValueError(f"{folder}: noise_schedule '{f['noise_schedule']}'; {' or '.join(SCHEDULES)} was expected")
     if f["image_size"] not in MULT and not f["channel_mult"]:
         raise ValueError(f"{folder}: image_size {f['image_size']} wants a channel_mult, such as '1,2,2'")
     net = UNet(f, channels, count if f["class_cond"] else 0)
     fill(net, tensors, folder)
-    T, named = (
-        f["diffusion_steps"],
-        Conditions({"label": Named(classes(config.get("id2label"), count))} if count else {}),
-    )
+    named = Conditions({"label": Named(classes(config.get("id2label"), count))} if count else {})
+    T = f["diffusion_steps"]
     step = 1000 if f["rescale_timesteps"] else T
     den = denoiser.wrap(
         net,
-        {"linear": LinearBetas, "cosine": CosineBetas}[f["noise_schedule"]](T),
+        SCHEDULES[f["noise_schedule"]](T),
         "x0" if f["predict_xstart"] else "eps",
         time=Clock(step, -step / T),
         null=named.null,

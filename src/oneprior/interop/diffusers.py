@@ -42,10 +42,7 @@ class Network(nn.Module):
                     raise ValueError(f"this network was trained without a null: say which {port}")
                 null = self.null[port].to(x.device)
                 cond[port] = null.expand(len(x), *null.shape[1:])
-        said = {PORTS[k]: v for k, v in cond.items()}
-        if "encoder_hidden_states" not in said and "UNet2DCondition" in type(self.model).__name__:
-            said["encoder_hidden_states"] = None
-        return self.model(x, t, **said, return_dict=False)[0]
+        return self.model(x, t, **{PORTS[k]: v for k, v in cond.items()}, return_dict=False)[0]
 
 
 def pipeline(folder: Path) -> Foreign:
@@ -60,9 +57,7 @@ def pipeline(folder: Path) -> Foreign:
 
     name = "unet" if "unet" in kind else "transformer"
     if name not in kind or "scheduler" not in kind:
-        raise ValueError(
-            f"{folder}: a network (unet or transformer) and a scheduler were expected; it has {list(kind)}"
-        )
+        raise ValueError(f"{folder}: a network (unet, transformer) and a scheduler were expected; it has {list(kind)}")
     net = loaded(part(name), kind[name], NETWORKS)
     said = settings(part("scheduler"), "scheduler_config.json")
     codec = next((autoencoder(part(k)) for k in ("vae", "vqvae") if k in kind), None)
@@ -141,7 +136,7 @@ def _prior(
         raise ValueError(f"{folder}: a network of {channels} channels in and {out} out is none of single pictures")
     known = Conditions(conditions)
     den = denoiser.wrap(
-        Network(net, known.null, tuple({"label": "label", "text": "tokens"}[k] for k in known)),
+        Network(net, known.null, tuple("tokens" if k == "text" else k for k in known)),
         scheduler.schedule(said),
         scheduler.prediction(said),
         time=scheduler.clock(said),

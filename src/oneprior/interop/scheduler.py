@@ -29,7 +29,9 @@ def schedule(config: Mapping[str, Any]) -> Schedule:
     if _flow(config):
         return RectifiedFlow()
     T, first, last = (
-        config.get(k, v) for k, v in (("num_train_timesteps", 1000), ("beta_start", 1e-4), ("beta_end", 0.02))
+        config.get("num_train_timesteps", 1000),
+        config.get("beta_start", 1e-4),
+        config.get("beta_end", 0.02),
     )
     kind, zero = config.get("beta_schedule", "linear"), bool(config.get("rescale_betas_zero_snr", False))
     if config.get("trained_betas") is not None:
@@ -120,8 +122,6 @@ def _solver(kind: str, config: Mapping[str, Any]) -> Solver | None:
         return DDIM()
     if kind == "DDPMScheduler" and config.get("variance_type", "fixed_small") == "fixed_small":
         return DDIM(1.0)
-    if kind == "EulerAncestralDiscreteScheduler":
-        return DDIM(1.0)
     if kind == "HeunDiscreteScheduler":
         return Heun()
     if kind == "LMSDiscreteScheduler":
@@ -129,13 +129,7 @@ def _solver(kind: str, config: Mapping[str, Any]) -> Solver | None:
     if kind == "UniPCMultistepScheduler" and config.get("predict_x0", True):
         rule = bh1 if config.get("solver_type", "bh2") == "bh1" else bh2
         return Adams(order, corrector=True, rule=rule, taper=True)
-    if (
-        kind == "DPMSolverMultistepScheduler"
-        and config.get("solver_type", "midpoint") == "midpoint"
-        and noise is not None
-    ):
-        if order == 1:
-            return DDIM(noise)
-        if order == 2 and not (taper and noise):
-            return Adams(2, rule=bh2, taper=True) if taper else Multistep(noise)
+    midpoint = config.get("solver_type", "midpoint") == "midpoint" and order == 2
+    if kind == "DPMSolverMultistepScheduler" and midpoint and noise is not None and not (taper and noise):
+        return Adams(2, rule=bh2, taper=True) if taper else Multistep(noise)
     return None
