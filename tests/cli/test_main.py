@@ -53,7 +53,7 @@ for name in {names}:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_unknown_flag(cli: Cli, name: str) -> None:
-    given = {"demo": [], "evaluate": ["digits", "digits"]}.get(name, ["digits"])
+    given = {"demo": [], "evaluate": ["digits", "digits"], "compare": ["digits", "digits"]}.get(name, ["digits"])
     done = cli(name, *given, "--stepz", "3")
     assert done.code == 2 and "stepz" in done.err and "Traceback" not in done.err and not done.out
 
