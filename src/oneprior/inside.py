@@ -17,10 +17,10 @@ from torch import Tensor
 
 from oneprior.conditions import Label
 from oneprior.noise import uniform
-from oneprior.results import Classified, Dimensions, Features, Likelihood, Matched, unwrap
+from oneprior.results import Classified, Dimensions, Features, Likelihood, Matched
 from oneprior.uses.classify import classify
 from oneprior.uses.errors import Plan
-from oneprior.uses.features import extract, pooled, shapes, spatial
+from oneprior.uses.features import read
 from oneprior.uses.geometry import dimension
 from oneprior.uses.likelihood import likelihood
 from oneprior.uses.match import between
@@ -77,17 +77,13 @@ class Inside:
         `uses.features.search` finds the best for labels of yours. pool: cells an axis that the grid is averaged to.
         noises: draws averaged over; picture i's depend on seed + i. maps: keep the whole grid, for pictures of it.
         """
-        m, run_seeds = self._encode(x), range(seed, seed + len(unwrap(x)))
+        m = self._encode(x)
+        said: dict[str, Any] = {"t": t, "pool": pool, "noises": noises}
         with self._timed() as run:
-            den, ports = self._watched(run), self._ports(len(m), cond)
-            known = shapes(den, m, **{k: v[:1] for k, v in ports.items()})
-            chosen = list(known)[round(0.6 * (len(known) - 1))] if layer == "auto" and known else layer
-            how: dict[str, Any] = dict(pool=pool, noises=noises, seeds=run_seeds, **ports)
-            read = spatial if maps else None
-            found = extract(den, m, [chosen], t, read=read, **how)[chosen]
-        said = {"layer": chosen, "t": t, "pool": pool, "noises": noises, "seed": seed, **cond}
-        grids, found = (found, pooled(found, pool)) if maps else (None, found)
-        return Features(found, (seed,), said, run.calls, run.seconds, known, grids)
+            how = said | {"seeds": range(seed, seed + len(m)), **self._ports(len(m), cond)}
+            out = read(self._watched(run), m, layer, maps=maps, **how)
+        said = {"layer": out.layer, **said, "seed": seed, **cond}
+        return Features(out.x, (seed,), said, run.calls, run.seconds, out.shapes, out.maps)
 
     def likelihood(
         self: Any,

@@ -32,7 +32,7 @@ CLAIM = (
 SEEDS: dict[Scale, tuple[int, ...]] = {"quick": (3,), "desk": (3, 4, 5)}
 TEN = {"label": torch.arange(10)}
 LAM, STAGES, MARGIN = (-2.0, 1.0), ((4, 5), (8, 3), (16, 2), (32, 1)), 7.0
-FASHION, FASHION_STAGES, FASHION_MARGIN = Plan(16, lam=(-3.5, 1.5)), ((4, 5), (8, 3), (16, 1)), 6.0
+FASHION, FASHION_STAGES, FASHION_MARGIN = Plan(32, lam=(-4.5, 1.5)), ((8, 4), (16, 3), (32, 1)), 6.0
 
 
 def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:

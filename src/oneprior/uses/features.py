@@ -208,6 +208,25 @@ def extract(
     return found
 
 
+class Read(NamedTuple):
+    """x: (B, d). layer: that was read. shapes: of all blocks. maps: (B, C, *grid), where they were asked for."""
+
+    x: Tensor
+    layer: str
+    shapes: dict[str, tuple[int, ...]]
+    maps: Tensor | None
+
+
+def read(
+    den: Model, x0: Tensor, layer: str = "auto", t: Time = 0.1, *, pool: int = 2, maps: bool = False, **how: Any
+) -> Read:
+    """One layer, by name or, with "auto", a block past the middle; the rest as of `extract`."""
+    known = shapes(den, x0, **{k: v[:1] for k, v in how.items() if isinstance(v, Tensor)})
+    layer = list(known)[round(0.6 * (len(known) - 1))] if layer == "auto" and known else layer
+    found = extract(den, x0, [layer], t, pool=pool, read=spatial if maps else None, **how)[layer]
+    return Read(pooled(found, pool), layer, known, found) if maps else Read(found, layer, known, None)
+
+
 def _key(net: nn.Module, x0: Tensor, cond: Mapping[str, Any], said: Any) -> str:
     every = {**net.state_dict(), "x0": x0, **{k: torch.as_tensor(v) for k, v in cond.items()}}
     digest = blake2b(repr(said).encode(), digest_size=12)

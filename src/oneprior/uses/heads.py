@@ -6,7 +6,8 @@ every place a token, layer norm, projection, a class token in front, two transfo
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Self
+from abc import ABC, abstractmethod
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +16,18 @@ from torch import Tensor, nn
 from oneprior.nets.dit import positions
 
 
-class Head(Protocol):
-    """features (N, ...), labels y (N,) of two classes or more."""
+class Head(ABC):
+    """Abstract: declares `fit` and `predict`; features (N, ...), labels y (N,) of two classes or more."""
 
+    @abstractmethod
     def fit(self, features: Tensor, y: Tensor) -> Self: ...
 
+    @abstractmethod
     def predict(self, features: Tensor) -> Tensor: ...
 
-    def score(self, features: Tensor, y: Tensor) -> float: ...
+    def score(self, features: Tensor, y: Tensor) -> float:
+        """The share of samples that are predicted right."""
+        return float((self.predict(features).cpu() == y.cpu()).double().mean())
 
 
 def check_classes(features: Tensor, y: Tensor) -> None:
@@ -34,7 +39,7 @@ def check_classes(features: Tensor, y: Tensor) -> None:
         )
 
 
-class Pipeline:
+class Pipeline(Head):
     """A scikit-learn classifier on standardised, flattened features."""
 
     def __init__(self, model: Any) -> None:
@@ -51,9 +56,6 @@ class Pipeline:
     def predict(self, features: Tensor) -> Tensor:
         return torch.from_numpy(self.model.predict(features.flatten(1).cpu().numpy()))
 
-    def score(self, features: Tensor, y: Tensor) -> float:
-        return float((self.predict(features) == y.cpu()).double().mean())
-
 
 def linear(C: float = 0.1) -> Pipeline:
     """Logistic regression; C is the inverse of its ridge."""
@@ -69,7 +71,7 @@ def mlp(hidden: int = 128, seed: int = 0) -> Pipeline:
     return Pipeline(MLPClassifier((hidden,), alpha=1e-2, max_iter=200, tol=1e-3, random_state=seed))
 
 
-class Attention:
+class Attention(Head):
     """Attention over places: features (N, C, H, W), as `extract(..., read=spatial)` gives them.
 
     side: grids are pooled to at most this. width, heads, depth: of the transformer. epochs, batch, lr: of AdamW, its
@@ -110,10 +112,7 @@ class Attention:
     @torch.no_grad()
     def predict(self, features: Tensor) -> Tensor:
         parts = self._tokens(features).split(self.batch)
-        return self.classes[torch.cat([self.net(x, self._grid).argmax(1) for x in parts])].cpu()
-
-    def score(self, features: Tensor, y: Tensor) -> float:
-        return float((self.predict(features) == y.cpu()).double().mean())
+        return self.classes[torch.cat([self.net(x, self._grid).argmax(1) for x in parts])]
 
     def _tokens(self, h: Tensor) -> Tensor:
         self._grid = tuple(min(self.side, n) for n in h.shape[2:])
