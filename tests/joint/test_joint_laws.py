@@ -118,6 +118,14 @@ def test_a_label_and_a_point_are_drawn_together(name: str) -> None:
     joint_law(labelled(2000, sampler=name), slack=0.05)
 
 
+def test_tokens_are_shown_at_their_time() -> None:
+    """On the way a share t of labels is masked still; drawn at once they would have the right law in the end, too."""
+    n, seen = 2000, []
+    labelled(n, steps=8, watch=lambda step: seen.append((step.s, float((step.x["label"] == 3).double().mean()))))
+    assert len(seen) == 8 and seen[-1] == (0.0, 0.0)
+    assert all(abs(share - t) < 4.5 * sqrt(max(t * (1 - t), 1e-9) / n) for t, share in seen), seen
+
+
 @pytest.mark.parametrize("corruption", [Uniform(3), Hybrid(4, p_uniform=0.3)])
 def test_other_corruptions_of_the_label(corruption: Any) -> None:
     joint_law(labelled(2000, den=Labelled(corruption=corruption)), slack=0.05)
