@@ -338,7 +338,7 @@ def test_presets_fit_the_usual_grids(kind: type[UNetConfig | DiTConfig], size: s
 
 def test_config_survives_json(config: NetConfig) -> None:
     assert config_from_dict(json.loads(json.dumps(to_dict(config)))) == config
-    with pytest.raises(ValueError, match="knows 'unet', 'dit', 'mlp', 'tokens', 'codes', 'clips'; got 'vit'"):
+    with pytest.raises(ValueError, match="knows 'unet', 'dit', 'mlp', 'tokens', 'codes', 'clips', 'joint'; got 'vit'"):
         config_from_dict({**to_dict(config), "type": "vit"})
     with pytest.raises(ValueError, match=f"{type(config).__name__} has no field blokcs; it has"):
         config_from_dict({**to_dict(config), "blokcs": 2})

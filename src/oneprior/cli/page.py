@@ -8,7 +8,6 @@ from typing import Any
 
 from PIL import Image
 
-from oneprior import storage
 from oneprior.cli.build import Parts, read
 from oneprior.cli.inputs import label_of
 from oneprior.cli.options import flat
@@ -19,6 +18,7 @@ from oneprior.conditions import Conditions, Label
 from oneprior.data import Source
 from oneprior.joint import JointDenoiser
 from oneprior.joint_prior import JointPrior
+from oneprior.loading import load
 from oneprior.metrics import train_share
 from oneprior.nets.lora import merged
 from oneprior.prior import Prior
@@ -89,8 +89,9 @@ def scatter(x: Any) -> Image.Image:
 
 def copied(prior: Prior, made: Parts) -> dict[str, Any] | None:
     """Share of 64 samples nearer to one of some training items than to any of as many held-out ones; 1/2 without
-    copying, whatever the data, within two standard errors. None where nothing was held out, or samples need a y."""
-    if made.job.split == "all" or "y" in made.conditions:
+    copying, whatever the data, within two standard errors. None where nothing was held out, samples need a y, or have
+    several parts."""
+    if made.job.split == "all" or "y" in made.conditions or isinstance(prior, JointPrior):
         return None
     held = read(replace(made.job, split="test", mirror=False), Screen(quiet=True))
     n = min(len(held), len(made.source), 2000)
@@ -119,9 +120,7 @@ def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float
         n, seen = [line["n"] for line in lines], [line["held_out"] for line in lines]
         pictures.append(("Held-out objective", curve(n, {"held out": seen}, xlabel="samples seen", log=True)))
     last = lines[-1] if lines else {}
-    found = (
-        copied(Prior(*storage.read(run.path, device=trainer.engine.device)), made) if trainer.stopped in ENDS else None
-    )
+    found = copied(load(run.path, device=trainer.engine.device), made) if trainer.stopped in ENDS else None
     rows: list[dict[str, Any]] = [
         {"use": "train", "metric": "samples seen", "value": trainer.n},
         {"use": "train", "metric": "loss", "value": last.get("loss")},

@@ -15,7 +15,6 @@ import numpy as np
 
 from oneprior.data.digits import digits
 from oneprior.data.source import Batch, DataFacts, checked
-from oneprior.noise import uniform
 
 COUNT = 1 << 20  # so many that they are never read into memory at once
 MOTIONS = ("rests", "bounces", "circles", "swings")
@@ -76,7 +75,7 @@ class MovingDigits:
         at, (sprites, labels) = checked(indices, COUNT, "moving-digits").tolist(), self._digits
         room, x, label = self.size - 8.0, 0.0, np.zeros(len(at), dtype=np.int64)
         for n in range(self.number):
-            u = uniform(self.seed, f"moving digits {self.split} {n}", at, (5,))
+            u = _uniform(self.seed, f"moving digits {self.split} {n}", at, (5,))
             which = (u[:, 0] * len(sprites)).astype(int)
             place = bounce(u[:, 1:3] * room, (2 * u[:, 3:] - 1) * self.speed * self.every, self.frames, room)
             x, label = np.maximum(x, seen(sprites[which], place, self.size)), labels[which]
@@ -109,7 +108,7 @@ class MovingScenes:
         x = np.full((len(at), self.frames, 3, self.size, self.size), 0.05)
         said, motion = [], np.zeros(len(at), dtype=np.int64)
         for layer in range(2):
-            u = uniform(self.seed, f"moving scenes {layer}", at, (7,))
+            u = _uniform(self.seed, f"moving scenes {layer}", at, (7,))
             motion, shape, colour = ((u[:, i] * len(v)).astype(int) for i, v in enumerate((MOTIONS, SHAPES, COLOURS)))
             mask = seen(_sprites(self.size // 3)[shape], self._places(u[:, 3:], motion), self.size)[:, :, None]
             x = (1 - mask) * x + mask * np.array(list(COLOURS.values()))[colour][:, None, :, None, None]
@@ -138,3 +137,9 @@ def _sprites(side: int) -> np.ndarray:
     """Masks of SHAPES, (3, side, side)."""
     y, x = np.abs(np.mgrid[:side, :side] - (side - 1) / 2) / (side / 2)
     return np.stack([y * y + x * x <= 1, np.maximum(y, x) <= 1, np.minimum(y, x) <= 0.4]).astype(float)
+
+
+def _uniform(seed: int, stream: str, index: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
+    from oneprior.noise import uniform  # brings torch, which importing a source need not
+
+    return uniform(seed, stream, index, shape)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from oneprior.data.source import Batch, DataFacts, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Packed:
@@ -43,11 +43,15 @@ class Packed:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """{"x": (B, D)}."""
+        import torch  # importing a source need not bring it
+
         found = self.source.batch(indices)
         return {"x": torch.cat([found[k].reshape(len(found[k]), -1).float() for k in self.keys.values()], 1)}
 
     def dequantise(self, x: Tensor, u: Tensor) -> Tensor:
         """Parts with units to model range, u uniform like x; integers as they are."""
+        import torch
+
         if self.codec is None:
             return x
         rows = zip(x.split(self.sizes, 1), u.split(self.sizes, 1), self.smooth, strict=True)
