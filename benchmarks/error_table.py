@@ -30,13 +30,14 @@ def measure(each: int = 4, rounds: int = 3, images: int = IMAGES) -> list[dict[s
     prior = load("digits")
     x = prior.codec.encode(digits("train").batch(range(images))["x"])
     ten, plan = {"label": torch.arange(CLASSES)}, Plan(EVALUATIONS, lam=(-2.0, 1.0))
+    net: Any = prior.den.net
     noisy, t, label = torch.randn(BATCH, *x.shape[1:]), torch.full((BATCH,), 0.5), torch.arange(BATCH) % CLASSES
     calls, best = images * CLASSES * each, {"table": float("inf"), "own": float("inf"), "bare": float("inf")}
 
     def bare() -> None:
         with torch.no_grad():
             for _ in range(calls // BATCH):
-                prior.den.net(noisy, t, label=label)
+                net(noisy, t, label=label)
 
     def table(seeds: range | None) -> None:
         errors(prior.den, x, ten, plan, which=range(each), max_batch=BATCH, seeds=seeds)

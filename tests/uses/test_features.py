@@ -144,7 +144,8 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
 def test_nothing_is_left_behind() -> None:
     den, x = den_of(UNET), torch.randn(2, 1, 8, 8, generator=G)
     den.train()
-    den.net.mid.eval()
+    mid: Any = den.net.mid
+    mid.eval()
 
     def fails(h: Tensor) -> Tensor:
         raise RuntimeError("in the hook")
@@ -152,7 +153,7 @@ def test_nothing_is_left_behind() -> None:
     with pytest.raises(RuntimeError, match="in the hook"):
         extract(den, x, ["mid"], read=fails)
     assert not any(m._forward_hooks for m in den.modules())
-    assert den.net.training and not den.net.mid.training and not extract(den, x, ["mid"])["mid"].requires_grad
+    assert den.net.training and not mid.training and not extract(den, x, ["mid"])["mid"].requires_grad
 
 
 def test_a_compiled_network_is_read_uncompiled() -> None:
@@ -167,7 +168,8 @@ def test_a_compiled_network_is_read_uncompiled() -> None:
             return self.out(self.inp(x))
 
     net, x = Plain(), torch.randn(2, 4, generator=G)
-    compiled = wrap(torch.compile(net, backend="eager"), Cosine(), "v")
+    fast: Any = torch.compile(net, backend="eager")
+    compiled = wrap(fast, Cosine(), "v")
     with torch.no_grad():
         compiled(x, 0.1)
     torch.testing.assert_close(
@@ -186,8 +188,9 @@ def test_what_is_kept_on_disk(tmp_path: Path) -> None:
     assert not calls and file.stat().st_mtime_ns == before and all(torch.equal(first[k], again[k]) for k in first)
     extract(den, x + 1e-3, ["mid", "up.1"], cache=tmp_path)
     extract(den, x, ["mid", "up.1"], 0.2, cache=tmp_path)
+    inp: Any = den.net.inp
     with torch.no_grad():
-        den.net.inp.weight.add_(0.1)
+        inp.weight.add_(0.1)
     extract(den, x, ["mid", "up.1"], cache=tmp_path)
     hook.remove()
     assert len(calls) == 3 and len(list(tmp_path.iterdir())) == 4

@@ -77,9 +77,9 @@ def meant(caption: str, grid: int = 2) -> tuple[Scene, ...]:
         for p, q in permutations(cells, 2):
             step = (np.sign(p[0] - q[0]), np.sign(p[1] - q[1]))
             if how is None:
-                found.append(frozenset({Thing(*a, *p)}))
+                found.append(frozenset({Thing(a[0], a[1], *p)}))
             elif how == "and" or step == RELATIONS[how]:
-                found.append(frozenset({Thing(*a, *p), Thing(*b, *q)}))
+                found.append(frozenset({Thing(a[0], a[1], *p), Thing(b[0], b[1], *q)}))
     elif m := re.fullmatch(rf"({'|'.join(COUNTS[1:])}) ({colour}) ({'|'.join(map(plural, SHAPES))})", caption):
         n, of = COUNTS.index(m[1]) + 1, (m[2], next(s for s in SHAPES if plural(s) == m[3]))
         found = [frozenset(Thing(*of, *p) for p in places) for places in combinations(cells, n)]
@@ -122,7 +122,9 @@ def parse(image: np.ndarray, style: Style | None = None, tolerance: float = 0.25
         raise ValueError(f"a picture {(3, s.grid * s.cell, s.grid * s.cell)} was expected; got {image.shape}")
     kinds = [None, *product(COLOURS, SHAPES)]
     plain = Style(2, s.cell, s.background, s.gain)
-    drawn = np.stack([render(frozenset({Thing(*k, 0, 0)} if k else ()), plain)[:, : s.cell, : s.cell] for k in kinds])
+    drawn = np.stack(
+        [render(frozenset({Thing(k[0], k[1], 0, 0)} if k else ()), plain)[:, : s.cell, : s.cell] for k in kinds]
+    )
     found = set[Thing]()
     for row, column in product(range(s.grid), repeat=2):
         own = image[:, row * s.cell : (row + 1) * s.cell, column * s.cell : (column + 1) * s.cell]
@@ -131,7 +133,7 @@ def parse(image: np.ndarray, style: Style | None = None, tolerance: float = 0.25
         if off[best] > tolerance:
             return None
         if (kind := kinds[best]) is not None:
-            found.add(Thing(*kind, row, column))
+            found.add(Thing(kind[0], kind[1], row, column))
     return frozenset(found)
 
 

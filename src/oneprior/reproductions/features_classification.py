@@ -58,9 +58,9 @@ def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
     small = UNetConfig((1, 8, 8), channels=(16, 32), dropout=0.1)
     yield from measured("digits", small, digits("train"), digits("test"), 17, extent, device, 0.05, 0.08, kind)
     if scale == "desk":
-        source = (open_source("fashion-mnist", split=part) for part in ("train", "test"))
+        a, b = (open_source("fashion-mnist", split=part) for part in ("train", "test"))
         large = UNetConfig((1, 28, 28), channels=(16, 32, 32))
-        yield from measured("Fashion-MNIST", large, *source, 256, extent, device, 0.0, 0.02, kind)
+        yield from measured("Fashion-MNIST", large, a, b, 256, extent, device, 0.0, 0.02, kind)
 
 
 def measured(

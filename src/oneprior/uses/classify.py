@@ -80,7 +80,7 @@ def classify(
     seen = torch.full((plan.n, B, count), torch.nan, device=x0.device)
     how: dict[str, Any] = dict(norm=norm, max_batch=max_batch, progress=progress)
     for n, keep in stages:
-        own = {k: v[rows] if isinstance(v, Tensor) and v.ndim else v for k, v in given.items()}
+        own: dict[str, Any] = {k: v[rows] if isinstance(v, Tensor) and v.ndim else v for k, v in given.items()}
         of = None if seeds is None else [seeds[i] for i in rows.tolist()]
         part = errors(den, x0[rows], conds, plan, seeds=of, which=range(done, n), pick=pick, **how, **own).x
         seen = seen.to(part.dtype)

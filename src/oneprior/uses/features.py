@@ -221,7 +221,8 @@ def read(
     den: Model, x0: Tensor, layer: str = "auto", t: Time = 0.1, *, pool: int = 2, maps: bool = False, **how: Any
 ) -> Read:
     """One layer, by name or, with "auto", a block past the middle; the rest as of `extract`."""
-    known = shapes(den, x0, **{k: v[:1] for k, v in how.items() if isinstance(v, Tensor)})
+    first: dict[str, Any] = {k: v[:1] for k, v in how.items() if isinstance(v, Tensor)}
+    known = shapes(den, x0, **first)
     layer = list(known)[round(0.6 * (len(known) - 1))] if layer == "auto" and known else layer
     found = extract(den, x0, [layer], t, pool=pool, read=spatial if maps else None, **how)[layer]
     return Read(pooled(found, pool), layer, known, found) if maps else Read(found, layer, known, None)

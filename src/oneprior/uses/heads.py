@@ -115,7 +115,7 @@ class Attention(Head):
         return self.classes[torch.cat([self.net(x, self._grid).argmax(1) for x in parts])]
 
     def _tokens(self, h: Tensor) -> Tensor:
-        self._grid = tuple(min(self.side, n) for n in h.shape[2:])
+        self._grid = (min(self.side, h.shape[2]), min(self.side, h.shape[3]))
         return F.adaptive_avg_pool2d(h.float(), self._grid).flatten(2).transpose(1, 2)
 
 
