@@ -116,18 +116,19 @@ class Inside:
 
     def dimension(self: Any, x: Any, *, method: str = "flipd", seed: int = 0, **settings: Any) -> Dimensions:
         """Local intrinsic dimension at each x: a curve over times and an estimate, which ranks pictures rather than
-        counts. settings: as in `uses.geometry.dimension`."""
-        m = self._encode(x)
+        counts. settings: as in `uses.geometry.dimension`, and the prior's conditions."""
+        m, said = self._encode(x), {"method": method, "seed": seed, **settings}
+        ports = self._ports(len(m), {k: settings.pop(k) for k in self.conditions if k in settings})
         with self._timed() as run:
-            out = dimension(run, m, method, seeds=range(seed, seed + len(m)), **settings)
-        said = {"method": method, "seed": seed, **settings}
+            out = dimension(run, m, method, seeds=range(seed, seed + len(m)), **ports, **settings)
         return Dimensions(out.x, (seed,), said, run.calls, run.seconds, out.curve, out.t)
 
     def match(self: Any, a: Any, b: Any, points: Tensor | None = None, *, seed: int = 0, **settings: Any) -> Matched:
         """Where in pictures b, (B, C, H, W) like a, the points of a are: (B, P, 2) or (P, 2), (x, y) in pixels, or
-        evenly spaced ones. settings: as in `uses.match.between`."""
-        pair = torch.stack([self._checked(a), self._checked(b)])
+        evenly spaced ones. settings: as in `uses.match.between`, and the prior's conditions."""
+        pair, said = torch.stack([self._checked(a), self._checked(b)]), {"seed": seed, **settings}
+        settings |= self._ports(len(pair[0]), {k: settings.pop(k) for k in self.conditions if k in settings})
         with self._timed() as run:
-            points, out = between(run, *[self.codec.encode(v) for v in pair], points=points, seed=seed, **settings)
-        said = {"seed": seed, **settings}
+            maps = [self.codec.encode(v) for v in pair]
+            points, out = between(run, *maps, points=points, size=pair.shape[3:], seed=seed, **settings)
         return Matched(out.x, (seed,), said, run.calls, run.seconds, points, out.score, out.mutual, pair)

@@ -68,6 +68,11 @@ def restored(prior: Prior, cond: dict[str, Any], A: Any, **how: Any) -> Any:
     )
 
 
+def layer(prior: Prior, cond: dict[str, Any]) -> str:
+    """A layer past the middle whose output is a grid."""
+    return prior.features(pictures(prior), **cond).settings["layer"]
+
+
 VERBS: dict[str, Callable[[Prior, dict[str, Any], dict[str, Any]], Any]] = {
     "sample": lambda p, c, _: p.sample(2, steps=2, seeds=range(2), **c),
     "sample, ours": lambda p, c, _: p.sample(2, steps=2, seeds=range(2), sampler="heun", **c),
@@ -81,6 +86,9 @@ VERBS: dict[str, Callable[[Prior, dict[str, Any], dict[str, Any]], Any]] = {
     "classify": lambda p, c, d: p.classify(pictures(p), classes=[*c.values(), *d.values()] or None, calls=2),
     "edit": lambda p, c, d: p.edit(pictures(p), source=c or None, target=d or None, steps=3, seeds=range(2)),
     "likelihood": lambda p, c, _: p.likelihood(pictures(p), steps=2, probes=1, **c),
+    "features": lambda p, c, _: p.features(pictures(p), **c),
+    "match": lambda p, c, _: p.match(pictures(p), pictures(p), layers=[layer(p, c)], noises=1, **c),
+    "dimension": lambda p, c, _: p.dimension(pictures(p), t0=(0.2, 0.4), count=1, **c),
     "save": lambda p, _, __: p.save("nowhere"),
     "push": lambda p, _, __: p.push("ann/foreign"),
 }
@@ -117,8 +125,9 @@ def test_every_verb(
         assert not list(tmp_path.iterdir())
         return
     out = VERBS[verb](prior, one, other)
-    if verb in ("classify", "likelihood"):
-        assert out.x.shape == (2,) and bool(torch.isfinite(out.x.double()).all())
+    if verb in ("classify", "likelihood", "dimension", "features", "match"):
+        assert len(out.x) == 2 and out.x.ndim == {"features": 2, "match": 3}.get(verb, 1)
+        assert bool(torch.isfinite(out.x.double()).all())
     else:
         assert tuple(out.x.shape) == (2, *prior.shape) and bool(torch.isfinite(out.x).all())
         json.dumps(out.record())

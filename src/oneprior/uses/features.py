@@ -99,20 +99,27 @@ def _first(out: Any) -> Tensor | None:
     return next((h for v in inside if (h := _first(v)) is not None), None)
 
 
+LISTS = nn.ModuleList, nn.ModuleDict
+
+
 def blocks(net: nn.Module) -> list[str]:
     """Names of the blocks: members of lists of modules, and what holds such a list; not what is inside a block."""
     net, found = getattr(net, "_orig_mod", net), list[str]()
 
     def visit(module: nn.Module, prefix: str) -> None:
         for name, child in module.named_children():
-            if isinstance(child, nn.ModuleList):
-                found.extend(f"{prefix}{name}.{i}" for i, m in enumerate(child) if any(m.children()))
-            elif any(isinstance(m, nn.ModuleList) for m in child.modules()):
-                visit(child, f"{prefix}{name}.")
+            if isinstance(child, LISTS) or (not isinstance(module, LISTS) and any(map(_is_list, child.modules()))):
+                visit(child, f"{prefix}{name}.")  # a list is never called, what holds one is
+                found.extend([] if isinstance(child, LISTS) else [prefix + name])
+            elif isinstance(module, LISTS) and any(child.children()):
                 found.append(prefix + name)
 
     visit(net, "")
     return found
+
+
+def _is_list(module: nn.Module) -> bool:
+    return isinstance(module, LISTS)
 
 
 @contextmanager

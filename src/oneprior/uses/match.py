@@ -180,12 +180,14 @@ def between(
     noises: int = 4,
     window: int = 1,
     mask: Tensor | None = None,
+    size: Sequence[int] | None = None,
     seed: int = 0,
     **cond: Any,
 ) -> tuple[Tensor, Matches]:
     """Points of pictures a (B, C, H, W), (B, P, 2) or (P, 2), 8 x 8 evenly spaced ones without, and where in b they
-    are, by features of `den` alone: `tapped`, `together` and `match` in one."""
-    size = (a.shape[2], a.shape[3])
+    are, by features of `den` alone: `tapped`, `together` and `match` in one. size: of the pictures that points are in,
+    where a and b are latents of them."""
+    size = (a.shape[2], a.shape[3]) if size is None else (size[0], size[1])
     if points is None:
         at = [(torch.arange(8) + 0.5) * n / 8 for n in size]
         points = torch.cartesian_prod(*at).flip(1)
