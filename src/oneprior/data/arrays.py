@@ -154,7 +154,7 @@ def _pictures(
         if first == last:
             raise ValueError(f"{path} has shape {shape}: say where the channels are with layout='NHWC' or 'NCHW'")
         layout = "NCHW" if first else "NHWC"
-    kind = array.dtype
+    kind: np.dtype = array.dtype
     if not (kind in (np.uint8, np.uint16, np.bool_) or np.issubdtype(kind, np.floating)):
         raise ValueError(
             f"{path} holds {kind}, which states no range of values; store uint8, uint16 or float "

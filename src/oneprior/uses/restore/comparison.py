@@ -143,12 +143,12 @@ def foreign(name: str) -> Callable[..., Tensor]:
     """The function of "package.module:function". Raises ValueError where there is none."""
     module, _, function = name.partition(":")
     try:
-        found: Any = getattr(import_module(module), function)
+        found = getattr(import_module(module), function)
     except (ImportError, AttributeError) as e:
         raise ValueError(f"{name}: {e}; package.module:function was expected, importable from here") from e
-    if callable(found):
-        return cast(Callable[..., Tensor], found)
-    raise ValueError(f"{name} is a {type(found).__name__}, no function")
+    if not callable(found):
+        raise ValueError(f"{name} is a {type(found).__name__}, no function")
+    return cast(Callable[..., Tensor], found)
 
 
 def measures(draws: Tensor, x: Tensor, seen: Measurement) -> Row:
