@@ -79,8 +79,8 @@ def motion(x: Array) -> Tensor:
     middle, dt = (g[:, 1:] + g[:, :-1]) / 2, (g[:, 1:] - g[:, :-1])[..., 1:-1, 1:-1]
     dy = (middle[..., 2:, 1:-1] - middle[..., :-2, 1:-1]) / 2
     dx = (middle[..., 1:-1, 2:] - middle[..., 1:-1, :-2]) / 2
-    dot = lambda a, b: (a * b).sum((-1, -2))  # noqa: E731
-    yy, xx, xy, yt, xt, tt = dot(dy, dy), dot(dx, dx), dot(dx, dy), dot(dy, dt), dot(dx, dt), dot(dt, dt)
+    pairs = (dy, dy), (dx, dx), (dx, dy), (dy, dt), (dx, dt), (dt, dt)
+    yy, xx, xy, yt, xt, tt = ((a * b).sum((-1, -2)) for a, b in pairs)
     floor = 1e-9 + 1e-3 * (yy + xx)
     det = (yy + floor) * (xx + floor) - xy * xy
     v, u = ((xy * xt - (xx + floor) * yt) / det, (xy * yt - (yy + floor) * xt) / det)
