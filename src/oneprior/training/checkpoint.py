@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,23 +133,29 @@ def newest(root: Path) -> Checkpoint | None:
     return None
 
 
-def pack_optimiser(optimiser: torch.optim.Optimizer, names: list[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors named PARAMETER/KEY, and the rest as JSON."""
+Optimisers = Sequence[tuple[torch.optim.Optimizer, list[str]]]
+"""optimisers, each with the names of the parameters that it moves"""
+
+
+def pack_optimisers(optimisers: Optimisers) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimisers' state as tensors named PARAMETER/KEY, and the rest as JSON."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
-    for index, state in optimiser.state_dict()["state"].items():
-        for key, value in state.items():
-            (tensors if isinstance(value, Tensor) else rest)[f"{names[index]}/{key}"] = value
+    for optimiser, names in optimisers:
+        for index, state in optimiser.state_dict()["state"].items():
+            for key, value in state.items():
+                (tensors if isinstance(value, Tensor) else rest)[f"{names[index]}/{key}"] = value
     return tensors, rest
 
 
-def unpack_optimiser(
-    optimiser: torch.optim.Optimizer, names: list[str], tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
-) -> None:
-    """Put back what `pack_optimiser` took; hyperparameters stay those of the settings."""
-    state: dict[int, dict[str, Any]] = {}
-    number = {name: i for i, name in enumerate(names)}
+def unpack_optimisers(optimisers: Optimisers, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+    """Put back what `pack_optimisers` took; hyperparameters stay those of the settings."""
+    state: dict[str, dict[str, Any]] = {}
     for address, value in {**tensors, **rest}.items():
         name, _, key = address.rpartition("/")
-        state.setdefault(number[name], {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        state.setdefault(name, {})[key] = value
+    for optimiser, names in optimisers:
+        own = {i: state.pop(name) for i, name in enumerate(names) if name in state}
+        optimiser.load_state_dict({"state": own, "param_groups": optimiser.state_dict()["param_groups"]})
+    if state:
+        raise KeyError(f"state of parameters that are not trained: {', '.join(state)}")

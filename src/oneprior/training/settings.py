@@ -37,7 +37,9 @@ class TrainSettings:
     micro_batch: int | None = None
     """at most this many samples at once in one process; the rest is accumulated"""
     lr: float = 3e-4
-    """learning rate after the warm-up (AdamW)"""
+    """learning rate after the warm-up"""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """muon: on the matrices in a network's blocks, AdamW on the rest; fewer samples to the same loss in transformers"""
     warmup: int = 10_000
     """samples over which the learning rate rises from 0"""
     decay: Literal["constant", "cosine", "linear", "rsqrt"] = "constant"
@@ -98,6 +100,7 @@ class TrainSettings:
         need(all(0 < w < 0.28 for w in self.averages), "averages", "relative widths between 0 and 0.28, such as 0.05")
         need(len(set(self.averages)) == len(self.averages), "averages", "widths that differ")
         need(self.decay in DECAYS, "decay", f"one of {', '.join(DECAYS)}")
+        need(self.optimiser in ("adamw", "muon"), "optimiser", "adamw or muon")
         need(self.precision in ("fp32", "bf16"), "precision", "fp32 or bf16")
         if self.samples is None and self.minutes is None:
             raise ValueError("samples and minutes are both none: give one of them, or the run has no end")
@@ -106,10 +109,10 @@ class TrainSettings:
 
     def differences(self, saved: dict[str, Any]) -> list[str]:
         """The settings that may not change within a run but differ from `saved`, as 'name: saved -> now'."""
-        now = as_json(self)
+        now, old = as_json(self), as_json(TrainSettings())  # a setting that an older run knows nothing of: its default
         ends = {"samples"} if self.decay in ("cosine", "linear") else set()
         names = [f.name for f in fields(self) if f.name not in FREE - ends]
-        return [f"{k}: {saved.get(k)!r} -> {now[k]!r}" for k in names if saved.get(k) != now[k]]
+        return [f"{k}: {saved.get(k)!r} -> {now[k]!r}" for k in names if saved.get(k, old.get(k)) != now[k]]
 
 
 def as_json(settings: TrainSettings) -> dict[str, Any]:
