@@ -10,9 +10,9 @@ of the floor costs the same whatever the state, so the large cases time eight st
 With a prior of text, first hitting stands beside cached ancestral sampling (no call where nothing was revealed), one
 sample at a time, at the fewest of its steps whose text has the perplexity of an exact model of 5-grams and the entropy
 of first hitting's within 1 % each; the bound on held-out text stands beside models of n-grams and, with `--ar`, a
-causal transformer of the same size, trained on the same characters.
+causal transformer of the same size, trained by the same recipe on the same characters.
 
-    python benchmarks/masked_text.py --prior kjv [--ar runs/kjv-ar.safetensors] [--lengths 64,256,1024]
+    python benchmarks/masked_text.py --prior kjv [--ar runs/kjv-ar] [--lengths 64,256,1024]
 """
 
 from __future__ import annotations
@@ -24,33 +24,20 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from peer_causal import causal_twin
 from peers import versions
 from torch import Tensor, nn
 
 import oneprior
 from oneprior.data.text import text
 from oneprior.metrics import NGrams, TextScore, ngram_perplexity
-from oneprior.nets import build
 from oneprior.token_prior import TokenPrior
-from oneprior.tokens import (
-    Absorbing,
-    Ancestral,
-    Coins,
-    FirstHitting,
-    NextToken,
-    TokenDenoiser,
-    TokenSampler,
-    next_token,
-)
-from oneprior.training.files import load_tensors, save_tensors
-from oneprior.training.settings import TrainSettings
-from oneprior.training.trainer import Trainer
+from oneprior.tokens import Absorbing, Ancestral, Coins, FirstHitting, TokenDenoiser, TokenSampler, next_token
 from oneprior.uses.tokens import nats
 
 LENGTH, STEPS, BAR = 256, 64, 0.25
@@ -184,26 +171,6 @@ def held_out(prior: TokenPrior, draws: int, count: int | None, ar: nn.Module | N
     return rows
 
 
-def causal(prior: TokenPrior, file: Path) -> nn.Module:
-    """The causal transformer of the prior's width, depth and training, from `file`, or trained and kept there."""
-    c: Any = prior.den.net.config
-    net = build(replace(c, causal=True), 0)
-    if not file.is_file():
-        told = prior.facts["training"]
-        settings = TrainSettings(
-            samples=told["samples"], batch=told["batch"], lr=told["lr"], seed=told["seed"], warmup=6400, decay="cosine",
-            betas=(0.9, 0.98), device="cpu", save_minutes=None,
-        )  # fmt: skip
-        source = text("kjv", length=c.shape[0], split="train", tokens=prior.codec)
-        trainer = Trainer(net, NextToken(), source, settings=settings)
-        for _ in trainer.fit():
-            pass
-        with trainer.averages.applied():
-            save_tensors(file, net.state_dict())
-    net.load_state_dict(load_tensors(file)[0])
-    return net.eval()
-
-
 def shown(what: str, value: float, floor: float | None = None, bar: float | None = None, **more: Any) -> dict[str, Any]:
     ratio = value / floor if floor else None
     holds = bar is None or value <= bar
@@ -223,7 +190,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What samplers of masked tokens cost, and how good text is.")
     parser.add_argument("--overhead", action="store_true", help="the samplers beside a loop by hand, with a table")
     parser.add_argument("--prior", help="of text: folder, or the name of a shipped one; data: kjv")
-    parser.add_argument("--ar", type=Path, help="weights of the causal baseline; trained and written if not there")
+    parser.add_argument("--ar", type=Path, help="folder of the causal baseline's training; begun if not there")
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/kjv.yaml"), help="by which it is trained")
     parser.add_argument("--lengths", type=lambda v: [int(n) for n in v.split(",")], default=[64, 256, 1024])
     parser.add_argument("--samples", type=int, default=32, help="of each sampler and length")
     parser.add_argument("--held-out", type=int, help="windows of held-out text (none: all)")
@@ -237,7 +205,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = overhead(args.rounds) if args.overhead else []
     if args.prior:
         prior: Any = oneprior.load(args.prior)
-        ar = None if args.ar is None else causal(prior, args.ar)
+        source = text("kjv", length=prior.shape[0], split="train", tokens=prior.codec)
+        ar = None if args.ar is None else causal_twin(prior, source, args.ar, args.recipe)
         rows += held_out(prior, 8, args.held_out, ar)
         model = NGrams.of(text("kjv", split="train", tokens=prior.codec).tokens, prior.codec.symbols, 5)
         for n in args.lengths:  # rotary positions run on any length; beyond the context the text is no better for it

@@ -5,7 +5,7 @@ pictures of the *other* vendor. A picture is ranked against 300 names; the figur
 tenth. The same is asked of the real held-out picture, of the training picture with the nearest name (a cheat that
 draws nothing), and of pictures under other names. Frechet distances are to the held-out pictures, as many each.
 
-    python benchmarks/text_to_image.py emoji-text [--ar runs/ar.safetensors] [--paired 2000] [--json FILE | --docs]
+    python benchmarks/text_to_image.py emoji-text [--ar runs/emoji-text-ar] [--paired 2000] [--json FILE | --docs]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from peer_causal import causal_twin
 from peers import versions
 from torch import Tensor, nn
 
@@ -34,12 +35,8 @@ from oneprior.conditions import Caption, words
 from oneprior.data import open_source
 from oneprior.metrics import frechet_distance, psnr
 from oneprior.metrics.neighbours import nearest
-from oneprior.nets import TokensConfig, build
 from oneprior.token_prior import TokenPrior
-from oneprior.tokens import Ancestral, NextToken, autoregress, next_token
-from oneprior.training.files import load_tensors, save_tensors
-from oneprior.training.settings import TrainSettings
-from oneprior.training.trainer import Trainer
+from oneprior.tokens import Ancestral, autoregress, next_token
 from oneprior.uses.tokens import nats
 
 CANDIDATES, TOP, NEAR = 300, 0.1, 0.10
@@ -289,31 +286,7 @@ def strides(prior: TokenPrior, data: Data, model: Scorer, count: int, few: int =
     ]
 
 
-def baseline(prior: TokenPrior, data: Data, file: Path, samples: int, seed: int = 0) -> nn.Module:
-    """The causal transformer of the prior's width and depth, from `file`, or trained on its tokens and kept there."""
-    c: Any = prior.den.net.config
-    config = TokensConfig(
-        c.shape, vocab=prior.codec.symbols + 1, causal=True, grid=c.grid, words=c.words, width=c.width, depth=c.depth,
-        heads=c.heads, mlp=c.mlp, dropout=c.dropout,
-    )  # fmt: skip
-    net = build(config, seed)
-    if file.is_file():
-        net.load_state_dict(load_tensors(file)[0])
-        return net.eval()
-    settings = TrainSettings(
-        samples=samples, batch=64, lr=1e-3, warmup=6400, decay="cosine", betas=(0.9, 0.99), seed=seed, device="cpu",
-        save_minutes=None,
-    )  # fmt: skip
-    trainer = Trainer(net, NextToken(), _Named(prior, data), None, prior.conditions, settings)
-    for _ in trainer.fit():
-        pass
-    with trainer.averages.applied():
-        save_tensors(file, net.state_dict())
-    net.load_state_dict(load_tensors(file)[0])
-    return net.eval()
-
-
-class _Named:
+class Named:
     """Tokens of the training pictures and of their mirror images, with their names."""
 
     def __init__(self, prior: TokenPrior, data: Data) -> None:
@@ -379,7 +352,8 @@ def figures(prior: TokenPrior, data: Data, given: argparse.Namespace) -> list[Ro
         made["generated, no guidance"] = draw(prior, data.names, range(len(data.names)), steps=given.steps)[0]
     extra: list[Row] = []
     if given.ar:
-        net = baseline(prior, data, given.ar, given.ar_samples)
+        other = {"samples": given.ar_samples} if given.ar_samples else {}
+        net = causal_twin(prior, Named(prior, data), given.ar, given.recipe, **other)
         made["causal baseline"], extra = beside(prior, data, net, given.steps or 25)
     rows += quality(prior, data, model, made) + extra
     return rows + (strides(prior, data, model, given.paired) if given.paired else [])
@@ -394,8 +368,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--scorer-steps", type=int, default=1000)
-    parser.add_argument("--ar", type=Path, help="weights of the causal baseline; trained and written if not there")
-    parser.add_argument("--ar-samples", type=int, default=200_000)
+    parser.add_argument("--ar", type=Path, help="folder of the causal baseline's training; begun if not there")
+    parser.add_argument("--ar-samples", type=int, help="that it sees (none: as many as the prior)")
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/emoji-text.yaml"), help="by which it is trained")
     parser.add_argument("--paired", type=int, default=2000, help="samples a side of 25 against 100 steps; 0: none")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--docs", action="store_true", help="write the results and the page in docs")
