@@ -57,17 +57,21 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [r for r in found if "verdict" in r and "checks" in r]
 
 
+SHOWN = 3  # figures that hold, in a row of README; those missed are all there
+
+
 def claims(found: list[dict[str, Any]]) -> str:
-    """One row a reproduction, in Markdown: its claim, its verdict, and the figures that decide it."""
+    """One row a reproduction, in Markdown: its claim, its verdict, what was missed and the first figures that hold."""
     lines = ["| system | claim | verdict | measured | minutes |", "| --- | --- | --- | --- | --- |"]
     for r in found:
-        figures = [
-            f"{c['what']} {words(c['measured'])} ({c['bar']}"
-            + (f", {words(c['baseline'])})" if c["baseline"] is not None else ")")
-            + ("" if c["holds"] else " (missed)")
-            for c in r["checks"]
-            if c["kind"] == "check"
-        ]
+        checks = [c for c in r["checks"] if c["kind"] == "check"]
+        held = [c for c in checks if c["holds"]]
+        figures = [f"[{len(held)} of {len(checks)} hold](docs/results/{r['name']}.json)"]
+        for c in [*(c for c in checks if not c["holds"]), *held[:SHOWN]]:
+            beside = "" if c["baseline"] is None else f", {words(c['baseline'])}"
+            figures.append(
+                ("" if c["holds"] else "missed: ") + f"{c['what']} {words(c['measured'])} ({c['bar']}{beside})"
+            )
         cells = [r["name"], r["claim"], r["verdict"], "<br>".join(figures), f"{r['seconds'] / 60:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
