@@ -5,14 +5,14 @@ vocabulary by hand, in float64 as it must be drawn: softmax, times the chance to
 token, 64 steps of it. First hitting reveals 256 tokens in 64 calls, four a call, and looks at those four alone. A step
 of the floor costs the same whatever the state, so the large cases time eight steps and take them eight times.
 
-    python benchmarks/masked_text.py --overhead --json masked_text.json
+    python benchmarks/masked_text.py --overhead [--docs]
 
 With a prior of text, first hitting stands beside cached ancestral sampling (no call where nothing was revealed), one
 sample at a time, at the fewest of its steps whose text has the perplexity of an exact model of 5-grams and the entropy
 of first hitting's within 1 % each; the bound on held-out text stands beside models of n-grams and, with `--ar`, a
 causal transformer of the same size, trained by the same recipe on the same characters.
 
-    python benchmarks/masked_text.py --prior kjv [--ar runs/kjv-ar] [--lengths 64,256,1024]
+    python benchmarks/masked_text.py --prior kjv [--ar runs/kjv-ar] [--lengths 64,256,1024] [--docs]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from peer_causal import causal_twin
-from peers import versions
+from peers import between, versions
 from torch import Tensor, nn
 
 import oneprior
@@ -41,6 +41,7 @@ from oneprior.tokens import Absorbing, Ancestral, Coins, FirstHitting, TokenDeno
 from oneprior.uses.tokens import nats
 
 LENGTH, STEPS, BAR = 256, 64, 0.25
+DOCS = Path(__file__).parents[1] / "docs"
 CASES = ((1, 8192), (8, 8192), (1, 32768), (8, 32768))
 SAMPLERS: dict[str, TokenSampler] = {
     "FirstHitting(4)": FirstHitting(LENGTH // STEPS),
@@ -196,26 +197,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=32, help="of each sampler and length")
     parser.add_argument("--held-out", type=int, help="windows of held-out text (none: all)")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--docs", action="store_true", help="write the results and the page in docs")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(argv)
-    if not args.overhead and not args.prior:
+    if args.overhead == bool(args.prior):
         parser.error("say what to measure: --overhead, or --prior")
     torch.set_num_threads(1)
-    load = os.getloadavg()[0]
-    rows = overhead(args.rounds) if args.overhead else []
-    if args.prior:
-        prior: Any = oneprior.load(args.prior)
-        source = text("kjv", length=prior.shape[0], split="train", tokens=prior.codec)
-        ar = None if args.ar is None else causal_twin(prior, source, args.ar, args.recipe)
-        rows += held_out(prior, 8, args.held_out, ar)
-        model = NGrams.of(text("kjv", split="train", tokens=prior.codec).tokens, prior.codec.symbols, 5)
-        for n in args.lengths:  # rotary positions run on any length; beyond the context the text is no better for it
-            rows += speed(prior.den, model, n, args.samples, [n // 4, n // 2, n, 2 * n, 4 * n, 8 * n])
+    load, rows = os.getloadavg()[0], overhead(args.rounds) if args.overhead else of_prior(args)
     print(table(rows))
-    report = {"name": "masked_text", "versions": versions(["torch"]), "load": load, "rows": rows}
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    name = "masked_text_overhead" if args.overhead else "masked_text"
+    report = {"name": name, "versions": versions(["torch"]), "load": load, "rows": rows}
+    for file in (args.json, DOCS / "results" / f"{name}.json" if args.docs else None):
+        if file is not None:
+            file.write_text(json.dumps(report, indent=1) + "\n")
+    if args.docs:
+        page, command = (
+            DOCS / "text.md",
+            f"benchmarks/masked_text.py {'--overhead' if args.overhead else '--prior'} --docs",
+        )
+        page.write_text(between(page.read_text(), command, table(rows)))
     raise SystemExit(not all(row["holds"] for row in rows))
+
+
+def of_prior(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Bits on held-out books, and speed at each length; rotary positions run on any, no better beyond the context."""
+    prior: Any = oneprior.load(args.prior)
+    source = text("kjv", length=prior.shape[0], split="train", tokens=prior.codec)
+    ar = None if args.ar is None else causal_twin(prior, source, args.ar, args.recipe)
+    rows, model = held_out(prior, 8, args.held_out, ar), NGrams.of(source.tokens, prior.codec.symbols, 5)
+    for n in args.lengths:
+        rows += speed(prior.den, model, n, args.samples, [n // 4, n // 2, n, 2 * n, 4 * n, 8 * n])
+    return rows
 
 
 def same_numbers(seed: int, length: int) -> Callable[[int], Tensor]:

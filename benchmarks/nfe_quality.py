@@ -26,7 +26,7 @@ from typing import Any
 
 import quality_peers
 import torch
-from peers import PEERS, versions
+from peers import PEERS, between, versions
 from torch import Tensor
 
 import oneprior
@@ -43,7 +43,7 @@ BUDGETS = (6, 10, 20, 40)
 D, STARTS, SETS, MIXTURES = 16, 256, 3, 5
 OURS, FIGURES = "oneprior auto", ("rmse", "median")
 NAMES, COLUMNS = ("mixture", "case", "n", "what"), ("rmse", "median", "away")
-BEGIN, END = "<!-- table: begin (benchmarks/nfe_quality.py --docs) -->", "<!-- table: end -->"
+COMMAND = "benchmarks/nfe_quality.py --docs"
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -326,12 +326,6 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{report['seconds']:.0f} s, load {report['load']:.1f}; {used}."])
 
 
-def written(page: str, report: dict[str, Any]) -> str:
-    """The page with its table replaced."""
-    head, rest = page.split(BEGIN)
-    return f"{head}{BEGIN}\n{table(report)}\n{END}{rest.split(END)[1]}"
-
-
 def figure(rows: list[dict[str, Any]], path: Path) -> None:
     """Curves of mixture 0: ours, and the best of each library at each budget."""
     from matplotlib.figure import Figure
@@ -391,7 +385,7 @@ def main() -> None:
     if args.docs:
         record.write_text(text)
         page = DOCS / "quality.md"
-        page.write_text(written(page.read_text(), report))
+        page.write_text(between(page.read_text(), COMMAND, table(report)))
         figure(first, DOCS / "nfe_quality.png")
     raise SystemExit(not passes(report["rows"]))
 

@@ -123,3 +123,10 @@ def _without(packages: Sequence[str]) -> Iterator[None]:
         sys.meta_path.remove(finder)
         for name in [m for m in sys.modules if m.split(".")[0] in roots]:
             del sys.modules[name]
+
+
+def between(page: str, command: str, table: str) -> str:
+    """The page with what stands between the marks of a command replaced by a table."""
+    begin, end = f"<!-- table: begin ({command}) -->", "<!-- table: end -->"
+    head, rest = page.split(begin)
+    return f"{head}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"

@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import peer_posteriors
 from peer_posteriors import Problem, drawn
-from peers import versions
+from peers import between, versions
 
 import oneprior
 from oneprior.conditions import Conditions, Label
@@ -373,9 +373,8 @@ def table(report: dict[str, Any]) -> str:
 
 def written(page: str, report: dict[str, Any]) -> str:
     """The page with the table of this prior replaced, or with a section for it at its end."""
-    begin = f"<!-- table: begin (benchmarks/restore.py --trained {report['prior']} --docs) -->"
-    end = "<!-- table: end -->"
-    if begin not in page:
+    command = f"benchmarks/restore.py --trained {report['prior']} --docs"
+    if command not in page:
         page += (
             f"\n## On the trained prior `{report['prior']}`\n\n{report['images']} pictures of {report['data']}, split "
             f"{report['split']}, {report['draws']} draws each, {report['calls']} network calls a draw; half of the "
@@ -385,10 +384,9 @@ def written(page: str, report: dict[str, Any]) -> str:
             "libraries at the best of three weights, chosen on other pictures for either figure. A call is one "
             "evaluation of the network; the backward passes of `mmps` (up to 6 a call), "
             "`pigdm` and `dps` (1), of azula's MMPS (its iterations + 1), PGDM and DPS and of deepinv's DPS (1) come "
-            f"on top.\n\n{begin}\n{end}\n"
+            f"on top.\n\n<!-- table: begin ({command}) -->\n<!-- table: end -->\n"
         )
-    head, rest = page.split(begin)
-    return f"{head}{begin}\n{table(report)}\n{end}{rest.split(end, 1)[1]}"
+    return between(page, command, table(report))
 
 
 def _show(row: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import peer_loops
 import torch
-from peers import PEERS, versions
+from peers import PEERS, between, versions
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser, Facts
@@ -38,7 +38,7 @@ STEPS = 100
 SHAPES = ((16, 3, 32, 32), (1, 3, 64, 64))
 BAR, HELD_BAR = 1.5, 2.5
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-BEGIN, END = "<!-- table: begin (benchmarks/step_overhead.py --docs) -->", "<!-- table: end -->"
+COMMAND = "benchmarks/step_overhead.py --docs"
 
 Shape = tuple[int, ...]
 Loop = Callable[[], Any]
@@ -269,12 +269,6 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"One thread, load {report['load']:.1f}; {used}."])
 
 
-def written(page: str, report: dict[str, Any]) -> str:
-    """The page with its table replaced."""
-    head, rest = page.split(BEGIN)
-    return f"{head}{BEGIN}\n{table(report)}\n{END}{rest.split(END)[1]}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="The cost of a step, beside loops by hand and other libraries.")
     parser.add_argument("--json", type=Path)
@@ -293,7 +287,7 @@ def main() -> None:
     if args.docs:
         (DOCS / "results" / "step_overhead.json").write_text(json.dumps(report, indent=1) + "\n")
         page = DOCS / "speed.md"
-        page.write_text(written(page.read_text(), report))
+        page.write_text(between(page.read_text(), COMMAND, table(report)))
     raise SystemExit(not all(row["holds"] for row in report["rows"]))
 
 

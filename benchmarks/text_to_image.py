@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from peer_causal import causal_twin
-from peers import versions
+from peers import between, versions
 from torch import Tensor, nn
 
 import oneprior
@@ -41,7 +41,7 @@ from oneprior.uses.tokens import nats
 
 CANDIDATES, TOP, NEAR = 300, 0.1, 0.10
 DOCS = Path(__file__).parents[1] / "docs"
-BEGIN, END = "<!-- table: begin (benchmarks/text_to_image.py --docs) -->", "<!-- table: end -->"
+COMMAND = "benchmarks/text_to_image.py --docs"
 Row = dict[str, Any]
 
 
@@ -336,12 +336,6 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def written(page: str, rows: Sequence[Row]) -> str:
-    """The page with the table between its marks anew."""
-    head, rest = page.split(BEGIN)
-    return f"{head}{BEGIN}\n{table(rows)}\n{END}{rest.split(END, 1)[1]}"
-
-
 def figures(prior: TokenPrior, data: Data, given: argparse.Namespace) -> list[Row]:
     """All rows."""
     model = scorer(data.other, data.other_names, given.scorer_steps)
@@ -396,7 +390,7 @@ def main(argv: Sequence[str] | None = None, data: Data | None = None) -> bool:
             file.write_text(json.dumps(report, indent=1) + "\n")
     if given.docs:
         page = DOCS / "text-to-image.md"
-        page.write_text(written(page.read_text(), rows))
+        page.write_text(between(page.read_text(), COMMAND, table(rows)))
     return all(r["holds"] is not False for r in rows)
 
 

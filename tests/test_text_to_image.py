@@ -133,7 +133,8 @@ def test_it_runs_whole(bench: Any, data: Any, prior: Any, tmp_path: Path, capsys
     barred = [r for r in report["rows"] if r["bar"]]
     assert len(barred) == 6 and not all(r["holds"] for r in barred)  # it was trained on nothing
     assert bench.table(report["rows"]) in capsys.readouterr().out
-    page = bench.written(f"a\n{bench.BEGIN}\nstale\n{bench.END}\nb", report["rows"])
+    marks = f"a\n<!-- table: begin ({bench.COMMAND}) -->\nstale\n<!-- table: end -->\nb"
+    page = bench.between(marks, bench.COMMAND, bench.table(report["rows"]))
     assert "stale" not in page and page.startswith("a\n") and page.endswith("\nb")
     capsys.readouterr()
     again = bench.figures(prior, data, bench.arguments(argv))  # the twin is read, not trained again
