@@ -10,12 +10,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
-from oneprior.results import Result, grid, png
+from oneprior.results import Result, arranged, grid, png
 from oneprior.training.files import explained, write_bytes
 
 FRAME, LAST = 90, 1800  # milliseconds
@@ -32,15 +30,13 @@ class Sampled(Result):
     trajectory: Tensor | None = None
     means: Tensor | None = None
     times: tuple[float, ...] = ()
+    large = "trajectory", "means"
 
     def film(self, path: str | Path) -> Path:
         """Write the trajectory of pictures as .gif or .png; what is there is replaced."""
         if self.trajectory is None or self.means is None:
             raise ValueError("no trajectory was kept: ask for one, prior.sample(..., trajectory=24)")
         return write(path, self.trajectory, self.means)
-
-    def record(self) -> dict[str, Any]:
-        return {k: v for k, v in super().record().items() if k not in ("trajectory", "means")}
 
 
 def checked(path: str | Path, shape: Sequence[int]) -> Path:
@@ -70,23 +66,12 @@ def write(path: str | Path, x: Tensor, means: Tensor) -> Path:
     path = checked(path, x.shape[2:])
     if path.suffix.lower() == ".png":
         pick = [round(i * (len(x) - 1) / (STRIP - 1)) for i in range(STRIP)] if len(x) > STRIP else range(len(x))
-        write_bytes(path, png(_rows([_rows([grid(x[i]), grid(means[i])], down=True) for i in pick])))
+        frames = [arranged([grid(x[i]), grid(means[i])], 1, GAP) for i in pick]
+        write_bytes(path, png(arranged(frames, len(frames), GAP)))
         return path
-    frames = [
-        _rows([grid(a), grid(b)]).convert("L" if x.shape[2] == 1 else "RGB") for a, b in zip(x, means, strict=True)
-    ]
+    pairs = [arranged([grid(a), grid(b)], 2, GAP) for a, b in zip(x, means, strict=True)]
+    frames = [pair.convert("L" if x.shape[2] == 1 else "RGB") for pair in pairs]
     buffer, held = io.BytesIO(), [FRAME] * (len(frames) - 1) + [LAST]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=held, loop=0)
     write_bytes(path, buffer.getvalue())
     return path
-
-
-def _rows(images: Sequence[Image.Image], down: bool = False) -> Image.Image:
-    """Pictures of one size beside one another, or under one another, on white."""
-    w, h = images[0].size
-    step = (0, h + GAP) if down else (w + GAP, 0)
-    n = len(images) - 1
-    sheet = Image.new(images[0].mode, (w + n * step[0], h + n * step[1]), "white")
-    for i, image in enumerate(images):
-        sheet.paste(image, (i * step[0], i * step[1]))
-    return sheet

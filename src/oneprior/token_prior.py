@@ -40,7 +40,6 @@ class Texts(Result):
     def save(self, folder: str | Path) -> Path:
         """Write every text (.txt, named by seed) and result.json."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         for seed, text in zip(self.seeds, self.texts, strict=True):
             write_text(folder / f"{seed:06d}.txt", text)
         write_json(folder / "result.json", self.record())

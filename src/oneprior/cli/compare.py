@@ -105,7 +105,6 @@ def run(s: CompareSettings, command: list[str]) -> int:
     beside = [m for m in ("pinv", "wiener") if m == "pinv" or known is not None]
     names = [*s.methods, *beside]
     total = len(x) * len(scenes) * len(names) - len(rows)
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "compare.json", said)
     with screen.steps(range(max(total, 0)), "restoring") as bar:
         for row, mean in each:

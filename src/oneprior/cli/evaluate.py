@@ -66,7 +66,6 @@ def run(s: EvaluateSettings, command: list[str]) -> int:
             found, seconds[use] = tasks[use](prior, train, test, s, pictures)
             rows += [{"use": use, **row} for row in found]
     screen.table(rows)
-    out.mkdir(parents=True, exist_ok=True)
     record = {"prior": s.prior, "data": s.data, "rows": rows, "seconds": seconds}
     write_json(out / "result.json", record)
     write_report(

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from oneprior.cli import build
+from oneprior.cli.job import TrainJob
 from oneprior.cli.options import arguments
 from oneprior.cli.screen import Screen
-from oneprior.cli.train import TrainJob
 from oneprior.conditions import Conditions
 from oneprior.data import Packed
 from oneprior.denoiser import Facts
