@@ -112,8 +112,17 @@ class Wrapper(Denoiser):
         return self.inner.net  # type: ignore[return-value]
 
     def begin(self, path: Any = None) -> Denoiser:
-        inner = self.inner.begin(path)
-        return self if inner is self.inner else self.around(inner)
+        inner, state = self.inner.begin(path), self.state(path)
+        if inner is self.inner and state is None:
+            return self
+        twin = self.around(inner)
+        for name, value in (state or {}).items():
+            setattr(twin, name, value)
+        return twin
+
+    def state(self, path: Any) -> dict[str, Any] | None:
+        """What a trajectory along `path` begins with, by attribute; None for a wrapper without a state."""
+        return None
 
     def around(self, inner: Denoiser) -> Denoiser:
         """This wrapper with its settings around another denoiser; overridden where there are settings to carry."""
