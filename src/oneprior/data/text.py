@@ -22,7 +22,7 @@ import numpy as np
 
 from oneprior.codecs.text import Bytes, Characters, Pieces, Text
 from oneprior.data.folder import SUFFIXES as PICTURES
-from oneprior.data.source import Batch, DataFacts, checked
+from oneprior.data.source import Batch, DataFacts, check_split, checked
 
 SUFFIXES = (".txt", ".txt.gz", ".md")
 PIECE = 1 << 20  # characters read at a time
@@ -75,21 +75,17 @@ def text(
 ) -> TextSource:
     """Text from a file, a folder of files or "kjv" (`$ONEPRIOR_DATA/text/kjv.txt.gz`, without its references).
 
-    Args:
-        spec: A `.txt`, `.md` or `.txt.gz` file in UTF-8, a folder of them, or a name.
-        length: Tokens in a window.
-        tokens: "characters" (the alphabet of the whole text, also where a part is asked for), "bytes", "pieces:4096"
-            (byte-pair encoding learned from the training part) or a tokeniser.
-        split: "train", "test" or "all". A file's last tenth is its test part, of a folder every tenth file (by the
-            checksum of its name), of "kjv" the books whose checksum is divisible by ten.
-        folder: Where tokens that do not fit in memory are kept; a temporary folder by default.
+    spec: a `.txt`, `.md` or `.txt.gz` file in UTF-8, a folder of them, or a name. length: tokens in a window. tokens:
+    "characters" (the alphabet of the whole text, also where a part is asked for), "bytes", "pieces:4096" (byte-pair
+    encoding learned from the training part) or a tokeniser. split: "train", "test" or "all"; a file's last tenth is its
+    test part, of a folder every tenth file (by the checksum of its name), of "kjv" the books whose checksum is divisible
+    by ten. folder: where tokens that do not fit in memory are kept; a temporary one by default.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: bytes that are not UTF-8 (their place is named), or a text shorter than a window.
     """
-    if split not in ("train", "test", "all"):
-        raise ValueError(f"split {split!r} is not known; train, test or all was expected")
+    check_split(split)
     if length < 2:
         raise ValueError(f"length = {length}: a window of 2 tokens or more was expected")
     parts, licence = _parts(spec)
