@@ -29,7 +29,7 @@ def array_file(
     [0, 1] or in `value_range`. Vectors (N, d) are unbounded and kept as they are. A `.npy` file is memory-mapped;
     of zarr (with the extra `large`) the chunks that a batch needs are read.
 
-    path: a `.npy` or `.npz` file, or a zarr array or group; pickled objects are refused. key: of the samples in a `.npz`
+    path: a `.npy` or `.npz` file, or a zarr array or group; no pickled objects. key: of the samples in a `.npz`
     file; by default the first of `IMAGE_KEYS`, or the only array besides the labels. labels: (N,) integers or names, a
     `.npy` file of them, or a key; by default the first of `LABEL_KEYS`. classes: names; by default the sorted ones, or
     "0", "1", ... layout: "NHWC" or "NCHW", where the shape does not tell. value_range: stored values that become 0 and

@@ -85,8 +85,8 @@ def null(
         >>> null(frechet_distance, real, n=360)
         >>> null(lambda r, g: prdc(r, g).density, real, n=(1000, 200))
 
-    metric: of real and generated features. real: (N, D). n: size of both parts, or (real, generated). The partitions are
-    a pure function of the seed. They share one pool of N samples, so the standard error leaves out the choice of the
+    metric: of real and generated features. real: (N, D). n: size of both parts, or (real, generated). Partitions are a
+    pure function of the seed. They share one pool of N samples, so the standard error leaves out the choice of the
     pool and is too small when the parts nearly exhaust it.
 
     Raises:

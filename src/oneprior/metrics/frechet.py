@@ -88,7 +88,7 @@ def frechet_nuclear(real: Array, generated: Array) -> float:
 
 
 def frechet_distance(real: Array | Moments, generated: Array | Moments) -> float:
-    """Frechet distance of two sets of features, by the cheaper of the two equal ways.
+    """Frechet distance of features (N, D), (M, D) or their `Moments`, by the cheaper of the two equal ways.
 
         >>> frechet_distance(flatten(real_images), flatten(samples))
 

@@ -31,7 +31,7 @@ class PRDC(NamedTuple):
 
 
 def nearest(x: Tensor, to: Tensor, k: int = 1, leave_out: bool = False) -> tuple[Tensor, Tensor]:
-    """Distances and indices (N, k) of the k nearest rows of `to` (M, D) for every row of x (N, D), float64, nearest first.
+    """Distances and indices (N, k) of the k nearest rows of `to` (M, D) for each row of x (N, D), nearest first.
 
     A matrix product finds the candidates; their distances are then taken by subtraction, so a copy has distance 0.
     leave_out: x and `to` are the same rows and row i is not its own neighbour.
