@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from oneprior.training.files import write_text
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL.Image import Image
 
 COLUMNS = ("use", "metric", "value", "baseline", "null", "bar", "verdict")
@@ -146,6 +147,16 @@ def curve(
     svg = out.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     return svg.replace(INK, "currentColor")
+
+
+def raster(figure: Figure) -> Image:
+    """A figure of matplotlib as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ from oneprior.loading import load
 from oneprior.metrics import train_share
 from oneprior.nets.lora import merged
 from oneprior.prior import Prior
-from oneprior.report import curve, write_report
+from oneprior.report import curve, raster, write_report
 from oneprior.results import contact
 from oneprior.training.run import RunFolder
 from oneprior.training.trainer import Trainer
@@ -79,15 +79,12 @@ def preview(prior: Prior, run: RunFolder, n: int, source: Source) -> None:
 
 def scatter(x: Any) -> Image.Image:
     """Points (N, 2) as a picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4, 4), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot(aspect="equal")
     axes.scatter(*x.cpu().T.numpy(), s=4, alpha=0.5, linewidths=0)
-    canvas.draw()
-    return Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
+    return raster(figure)
 
 
 def copied(prior: Prior, made: Parts) -> dict[str, Any] | None:

@@ -78,7 +78,7 @@ def text(
     spec: a `.txt`, `.md` or `.txt.gz` file in UTF-8, a folder of them, or a name. length: tokens in a window. tokens:
     "characters" (the alphabet of the whole text, also where a part is asked for), "bytes", "pieces:4096" (byte-pair
     encoding learned from the training part) or a tokeniser. split: "train", "test" or "all"; a file's last tenth is its
-    test part, of a folder every tenth file (by the checksum of its name), of "kjv" the books whose checksum ten divides.
+    test part, of a folder every tenth file (by the checksum of its name), of "kjv" books whose checksum ten divides.
     folder: where tokens that do not fit in memory are kept; a temporary one by default.
 
     Raises:
