@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from dataclasses import fields as fields_of
 from math import prod
 from typing import Any
@@ -64,12 +64,14 @@ class Parts:
     job: TrainJob
     """as given, with every "auto" resolved"""
     source: Source
-    codec: Codec
-    conditions: Conditions
-    den: NetworkDenoiser
-    objective: Objective
-    facts: dict[str, Any]
+    codec: Any
+    conditions: Any
+    den: Any
+    objective: Any
+    facts: dict[str, Any] = field(default_factory=dict)
     """for the prior"""
+    words: Any = None
+    """of tokens, the codec of the prior; `codec` is what the trainer asks, None where the data are tokens already"""
 
 
 def parts(job: TrainJob, screen: Screen) -> Parts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from oneprior import __version__, storage
 from oneprior.cli import build, page
+from oneprior.cli.build import Parts
 from oneprior.cli.job import TrainJob
 from oneprior.cli.options import arguments
 from oneprior.cli.screen import Screen
@@ -26,18 +26,6 @@ KEPT = "codec"
 SHOWN, PART = 20, 256
 
 
-@dataclass(frozen=True)
-class Parts:
-    """As `cli.build.Parts`; a codec is trained on pictures as they are, with no conditions."""
-
-    job: TrainJob
-    source: Source
-    den: Autoencoder
-    objective: Reconstruction
-    codec: None = None
-    conditions: None = None
-
-
 def parts(job: TrainJob, screen: Screen) -> Parts:
     """Read the data and build the autoencoder."""
     if job.pairs or job.degrade:
@@ -49,7 +37,7 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     config = VQConfig.sized(shape, job.net_size, seed=job.train.seed, **fields)
     h, w = config.grid
     screen.note(f"{h} x {w} tokens of {config.codes} codes")
-    return Parts(job, source, Autoencoder(config, job.train.seed), Reconstruction())
+    return Parts(job, source, None, None, Autoencoder(config, job.train.seed), Reconstruction())
 
 
 def keep(trainer: Trainer, made: Parts, run: RunFolder, whole: bool) -> None:

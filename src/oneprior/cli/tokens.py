@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from oneprior import storage, tokens
 from oneprior.cli import build, page
+from oneprior.cli.build import Parts
 from oneprior.cli.job import TrainJob
 from oneprior.cli.options import arguments
 from oneprior.cli.screen import Screen
@@ -39,20 +40,6 @@ CORRUPTIONS: dict[str, Any] = {
     "hybrid": tokens.Hybrid,
     "mask-replace": tokens.MaskReplace,
 }
-
-
-@dataclass(frozen=True)
-class Parts:
-    """As `cli.build.Parts`; codec: what the trainer asks, None where the data are tokens already."""
-
-    job: TrainJob
-    source: Source
-    codec: VQ | Levels | None
-    conditions: Conditions
-    den: tokens.TokenDenoiser
-    objective: TokenObjective
-    words: Any
-    facts: dict[str, Any]
 
 
 def codec_of(job: TrainJob) -> TrainJob:
@@ -123,7 +110,7 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         corruption, own, masks = begun.den.corruption, begun.den.convention, not begun.den.timed
     den = tokens.TokenDenoiser(net, corruption, own, timed=not masks, facts=Facts(null=conditions.null))
     facts = build.told(job, source, (length,))
-    return Parts(job, source, picture, conditions, den, TokenObjective(LOSSES[loss]), words, facts)
+    return Parts(job, source, picture, conditions, den, TokenObjective(LOSSES[loss]), facts, words)
 
 
 def _captions(job: TrainJob, split: str) -> tuple[str, ...]:
