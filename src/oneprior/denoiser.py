@@ -133,6 +133,23 @@ class Wrapper(Denoiser):
         return twin
 
 
+class Counted(Wrapper):
+    """Counts network calls (batched ones once) and the samples asked about; `seconds` is for the caller to write."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__(inner)
+        self.calls, self.asked, self.seconds = 0, 0, 0.0
+
+    def posterior(self, x: Any, t: Any, **cond: Any) -> Any:
+        self.calls += 1
+        self.asked += len(next(iter(x.values())) if isinstance(x, dict) else x)
+        return self.inner.posterior(x, t, **cond)
+
+    def around(self, inner: Denoiser) -> Denoiser:
+        self.inner = inner  # the count belongs to the caller: one object for every trajectory
+        return self
+
+
 class NetworkDenoiser(Denoiser):
     """A network under a schedule: D from what it predicts.
 

@@ -1,4 +1,4 @@
-"""Looking on without changing anything: how often the network is asked, and the walk that leads to a sample."""
+"""Looking on without changing anything: the walk that leads to a sample."""
 
 from __future__ import annotations
 
@@ -7,24 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from oneprior.denoiser import Denoiser, Wrapper
 from oneprior.sampling import Step
-
-
-class Counted(Wrapper):
-    """Counts network calls (batched ones once); `seconds` is for the caller to write down."""
-
-    def __init__(self, inner: Denoiser) -> None:
-        super().__init__(inner)
-        self.calls, self.seconds = 0, 0.0
-
-    def posterior(self, x: Any, t: Any, **cond: Any) -> Any:
-        self.calls += 1
-        return self.inner.posterior(x, t, **cond)
-
-    def around(self, inner: Denoiser) -> Denoiser:
-        self.inner = inner  # the count belongs to the caller: one object for every trajectory
-        return self
 
 
 class Frames(NamedTuple):

@@ -9,7 +9,6 @@ oneprior sample kjv --prompt "In the beginning [32] light" --n 4 --steps 64
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,10 +95,10 @@ def run(s: SampleSettings, command: list[str]) -> int:
 
 def _there(out: Path, how: dict[str, Any], force: bool, suffix: str) -> list[int]:
     """Seeds drawn into this folder before. Those of other settings would be taken for ours: refused, or removed."""
-    try:
-        before = json.loads((out / "result.json").read_text(encoding="utf-8"))
-        settings, seeds = before["settings"], [int(seed) for seed in before["seeds"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    from oneprior.cli.work import recorded
+
+    before = recorded(out / "result.json")
+    if not isinstance(settings := before.get("settings"), dict) or not isinstance(seeds := before.get("seeds"), list):
         return []
     names = dict.fromkeys([*how, *settings])
     other = [f"{k} {settings.get(k)!r}, now {how.get(k)!r}" for k in names if settings.get(k) != how.get(k)]

@@ -146,14 +146,20 @@ class Work:
         return 0
 
 
+def recorded(path: Path) -> dict[str, Any]:
+    """A record of ours; {} where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def unfinished(out: Path, settings: dict[str, Any] | None, names: Sequence[str]) -> dict[str, Any] | None:
     """The record that an interrupted call with these settings, on pictures of these names, left in a folder."""
-    try:
-        record = json.loads((out / "result.json").read_text(encoding="utf-8"))
-        same = record["settings"] == json.loads(json.dumps(settings)) and record["unfinished"] == list(names)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return record if same else None
+    record = recorded(out / "result.json")
+    same = record.get("settings") == json.loads(json.dumps(settings)) and record.get("unfinished") == list(names)
+    return record if record and same else None
 
 
 def peak_memory() -> int | None:

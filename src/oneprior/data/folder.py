@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oneprior.data import metadata, zips
-from oneprior.data.source import Batch, Captioned, DataFacts, Source, apart, check_split, checked, held_out
+from oneprior.data.source import Batch, Captioned, DataFacts, Source, apart, batch_of, check_split, checked, held_out
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -134,8 +134,6 @@ class ImageFolder:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """See `Source.batch`. A file that has become unreadable raises `UnreadableImages`."""
-        import torch
-
         channels, height, width = self.facts.shape
         index = checked(indices, len(self), self.facts.name)
         x = np.empty((len(index), channels, height, width), dtype=np.float32)
@@ -145,10 +143,7 @@ class ImageFolder:
                 x[row] = _pixels(_open(path), channels, (height, width))
             except Exception as error:
                 raise UnreadableImages(path.parent, {path: str(error) or type(error).__name__}, 1) from error
-        out = {"x": torch.from_numpy(x)}
-        if self.labels is not None:
-            out["label"] = torch.from_numpy(self.labels[index])
-        return out
+        return batch_of(x, self.labels, index)
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -76,6 +76,14 @@ def checked(indices: Sequence[int], count: int, name: str) -> np.ndarray:
     return index
 
 
+def batch_of(x: np.ndarray, labels: np.ndarray | None, index: np.ndarray) -> Batch:
+    """Samples as float32, with their labels where there are any."""
+    import torch
+
+    out = {"x": torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))}
+    return out if labels is None else out | {"label": torch.from_numpy(labels[index].astype(np.int64))}
+
+
 @dataclass(frozen=True, eq=False)
 class ArraySource:
     """A source over an array, in memory or memory-mapped.
@@ -104,16 +112,11 @@ class ArraySource:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """See `Source.batch`."""
-        import torch
-
         index = checked(indices, len(self), self.facts.name)
         x = self.array[index].astype(np.float32)
         if (self.low, self.high) != (0, 1):
             x = (x - np.float32(self.low)) / np.float32(self.high - self.low)
-        out = {"x": torch.from_numpy(np.ascontiguousarray(x))}
-        if self.labels is not None:
-            out["label"] = torch.from_numpy(self.labels[index].astype(np.int64))
-        return out
+        return batch_of(x, self.labels, index)
 
 
 @dataclass(frozen=True, eq=False)

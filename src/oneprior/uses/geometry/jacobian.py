@@ -56,6 +56,11 @@ class Jacobian:
         rows = many(rows) if rows is not None and rows.ndim == self.x.ndim else rows
         return Jacobian(den, many(self.x), many(t), rows=rows, **{name: many(v) for name, v in cond.items()})
 
+    def trace(self, count: int | None, seeds: Sequence[int] | None, key: str = "probes") -> Tensor:
+        """tr J, (B,) float64: exact with d backward passes, or by `count` random probes."""
+        every = [dot(v, self.adjoint(v)) for v in sign_vectors(self.x, count, seeds, key)]
+        return torch.stack(every).sum(0) / (count or 1)
+
     def dense(self) -> Tensor:
         """J itself, (B, d, d): d backward passes."""
         return torch.stack([self.adjoint(e).flatten(1) for e in sign_vectors(self.x, None)], 1)
@@ -64,9 +69,8 @@ class Jacobian:
 def divergence(
     den: Denoiser, x: Tensor, t: Time, *, count: int | None = None, seeds: Sequence[int] | None = None, **cond: Any
 ) -> Tensor:
-    """tr dD/dx, (B,) float64: exact with d backward passes, or by `count` random probes."""
-    J = Jacobian(den, x, t, **cond)
-    return torch.stack([dot(v, J.adjoint(v)) for v in sign_vectors(x, count, seeds, "probes")]).sum(0) / (count or 1)
+    """tr dD/dx, (B,) float64, as of `Jacobian.trace`."""
+    return Jacobian(den, x, t, **cond).trace(count, seeds)
 
 
 class Estimated(NamedTuple):
