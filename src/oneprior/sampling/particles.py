@@ -26,6 +26,7 @@ from oneprior.paths import SOLVE, Path
 from oneprior.sampling.sampler import Sampler, _resolve, _start, device_of
 from oneprior.sampling.solvers import Solver
 from oneprior.sampling.walk import Step, walk
+from oneprior.times import repeated
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Swarm:
         self._trace: list[Tensor] = []
 
     def repeat(self, v: Any, batch: int) -> Any:
-        return v.repeat_interleave(self.count, 0) if isinstance(v, Tensor) and v.ndim and len(v) == batch else v
+        return repeated(v, batch, self.count)
 
     def zeros(self) -> Tensor:
         """A number a particle, (B K,), float64 on the CPU as the weights are."""

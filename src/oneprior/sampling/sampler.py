@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -131,7 +131,7 @@ def sample(
         steps = walk(
             den, x, along, chosen.solver, noise, temperature=temperature, grad=grad, check=check, reuse=own, **cond
         )
-        for out in _shown(steps, made.steps) if progress and not check else steps:
+        for out in shown(steps, made.steps) if progress and not check else steps:
             if clamped is not None:
                 out.x = clamped(out.x, out.s, out.index + 1)
             if watch is not None and not check:
@@ -147,10 +147,11 @@ def sample(
     return x
 
 
-def _shown(steps: Iterator[Step], total: int) -> Iterator[Step]:
+def shown(steps: Iterable[Any], total: int, what: str = "sampling") -> Any:
+    """The same under a bar of progress."""
     from tqdm.auto import tqdm
 
-    return iter(tqdm(steps, total=total, desc="sampling", leave=False))
+    return tqdm(steps, total=total, desc=what, leave=False)
 
 
 def _resolve(

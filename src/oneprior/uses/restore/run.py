@@ -15,6 +15,7 @@ from oneprior.denoiser import Counted, Denoiser
 from oneprior.guidance.tiles import Tiled
 from oneprior.noise import antithetic
 from oneprior.operators import Compose, Measurement, Operator
+from oneprior.times import repeated
 from oneprior.uses.restore.settings import METHODS, WINDOWS, Method
 from oneprior.uses.restore.steps import first
 
@@ -71,7 +72,7 @@ def restore(
     seeds = paired_off([secrets.randbits(62) for _ in range(B * draws)], draws) if seeds is None else list(seeds)
     if len(seeds) != B * draws:
         raise ValueError(f"{len(seeds)} seeds for {B} samples of {draws} draws each: {B * draws} were expected")
-    many, cond = measurement.repeat(draws), {k: _repeated(v, B, draws) for k, v in cond.items()}
+    many, cond = measurement.repeat(draws), {k: repeated(v, B, draws) for k, v in cond.items()}
     run: Any = import_module(f"oneprior.uses.restore.{module}")
     counted = Counted(den)
     x = getattr(run, function)(counted, many, chosen, seeds=seeds, progress=progress, **cond)
@@ -129,10 +130,6 @@ def choose(den: Denoiser, seen: Measurement, **cond: Any) -> str:
         except (RuntimeError, NotImplementedError):
             return without
     return "mmps" if linear else "daps"
-
-
-def _repeated(v: Any, B: int, n: int) -> Any:
-    return v.repeat_interleave(n, 0) if isinstance(v, Tensor) and v.ndim and len(v) == B else v
 
 
 def _say(A: Operator) -> str:
