@@ -11,23 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tyro.conf import UseAppendAction
-
-from oneprior.cli.settings import OnPictures
+from oneprior.cli.settings import OnPictures, Told
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodSettings(OnPictures):
+class LikelihoodSettings(Told, OnPictures):
     steps: int = 24
     """steps of the ODE; double them to see how much is left of its error"""
     probes: int | None = None
     """random probes of the divergence; none: exact, one backward pass a dimension"""
     draws: int = 8
     """of a text: levels of corruption, stratified"""
-    label: str | None = None
-    """class: the likelihood under it"""
-    cond: UseAppendAction[tuple[str, ...]] = ()
-    """NAME=VALUE of any condition"""
 
 
 SETTINGS = LikelihoodSettings

@@ -60,17 +60,23 @@ class Writing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleSettings(Writing, Using):
+class Told:
+    """What every command takes that tells the prior something of a sample."""
+
+    label: str | None = None
+    """class name or number; several ("0,1,2", or "all") are dealt out in turn"""
+    cond: UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE of any condition"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(Told, Writing, Using):
     """Of `sample`."""
 
     n: int | None = None
     """how many: seeds --seed, --seed + 1, ... (16 without --seeds)"""
     seeds: str | None = None
     """such as 0-63 or 1,5,9"""
-    label: str | None = None
-    """class name or number; several ("0,1,2", or "all") are dealt out by seed"""
-    cond: UseAppendAction[tuple[str, ...]] = ()
-    """NAME=VALUE of any condition"""
     given: UseAppendAction[tuple[str, ...]] = ()
     """PART=VALUE of a prior of several parts: a label, or the file of a picture; the other parts are drawn"""
     steps: int | None = None
@@ -110,3 +116,29 @@ class SampleSettings(Writing, Using):
     """frames of each clip, of a prior of clips (default: as many as in training)"""
     trajectory: Path | None = None
     """write the walk as well, x_t beside its mean: .gif, or .png for a strip"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Writing, Using):
+    """Of `evaluate`."""
+
+    data: Positional[str]
+    """what it was trained on: a folder, file or name, with a held-out part"""
+    n: int | None = None
+    """samples in each comparison (default: as many as are held out, at most 500)"""
+    repeats: int = 3
+    """comparisons with fresh samples, for the standard error"""
+    steps: int = 20
+    """steps of the sampler"""
+    sampler: str = "auto"
+    """auto, ddim, ancestral, 2m, heun, ...; another name lists them all"""
+    classify: int = 200
+    """held-out pictures to classify, where there are classes; 0 for none"""
+    calls: int = 16
+    """network calls for each of them and each class"""
+    likelihood: int = 64
+    """held-out samples whose likelihood is taken; 0 for none"""
+    skip_bad: bool = False
+    """leave out pictures that cannot be read"""
+    private: bool = False
+    """no pictures in the report, of the data or drawn"""
