@@ -22,7 +22,7 @@ import numpy as np
 
 from oneprior.codecs.text import Bytes, Characters, Pieces, Text
 from oneprior.data.folder import SUFFIXES as PICTURES
-from oneprior.data.source import Batch, DataFacts, check_split, checked
+from oneprior.data.source import Batch, DataFacts, checked
 
 SUFFIXES = (".txt", ".txt.gz", ".md")
 PIECE = 1 << 20  # characters read at a time
@@ -85,7 +85,8 @@ def text(
         FileNotFoundError: no such file.
         ValueError: bytes that are not UTF-8 (their place is named), or a text shorter than a window.
     """
-    check_split(split)
+    if split not in ("train", "test", "all"):
+        raise ValueError(f"split {split!r} is not known; train, test or all was expected")
     if length < 2:
         raise ValueError(f"length = {length}: a window of 2 tokens or more was expected")
     parts, licence = _parts(spec)
