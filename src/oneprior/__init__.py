@@ -30,33 +30,10 @@ _HOMES = {
 _HOME = dict.fromkeys(_MODULES, "") | {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CFG",
-    "Denoiser",
-    "Hold",
-    "Measurement",
-    "NetworkDenoiser",
-    "Path",
-    "Prior",
-    "__version__",
-    "check_denoiser",
-    "check_operator",
-    "check_sampler",
-    "check_schedule",
-    "exact",
-    "guidance",
-    "load",
-    "metrics",
-    "nets",
-    "operators",
-    "paths",
-    "sample",
-    "schedules",
-    "tokens",
-    "uses",
-    "walk",
-    "with_schedule",
-    "wrap",
-]
+    "CFG", "Denoiser", "Hold", "Measurement", "NetworkDenoiser", "Path", "Prior", "__version__", "check_denoiser",
+    "check_operator", "check_sampler", "check_schedule", "exact", "guidance", "load", "metrics", "nets", "operators",
+    "paths", "sample", "schedules", "tokens", "uses", "walk", "with_schedule", "wrap",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from oneprior import exact, guidance, metrics, nets, operators, paths, schedules, tokens, uses

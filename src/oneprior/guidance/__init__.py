@@ -18,28 +18,7 @@ from oneprior.guidance.tiles import Tiled
 from oneprior.guidance.zerostar import CFGZero
 
 __all__ = [
-    "APG",
-    "CFG",
-    "MMPS",
-    "PAG",
-    "TMPD",
-    "AutoGuidance",
-    "CFGZero",
-    "CFGpp",
-    "ClassifierGuidance",
-    "Distill",
-    "Distilled",
-    "History",
-    "PerStep",
-    "PiGDM",
-    "RewardGuidance",
-    "Scales",
-    "Several",
-    "SkipLayer",
-    "Threshold",
-    "Tiled",
-    "corrected",
-    "sigma",
-    "time",
-    "twisted",
-]
+    "APG", "CFG", "MMPS", "PAG", "TMPD", "AutoGuidance", "CFGZero", "CFGpp", "ClassifierGuidance", "Distill",
+    "Distilled", "History", "PerStep", "PiGDM", "RewardGuidance", "Scales", "Several", "SkipLayer", "Threshold",
+    "Tiled", "corrected", "sigma", "time", "twisted",
+]  # fmt: skip
