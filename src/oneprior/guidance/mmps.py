@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser, Wrapper
-from oneprior.guidance.lanczos import root
 from oneprior.guidance.tweedie import informed
 from oneprior.noise import Noise
 from oneprior.operators import Measurement, cg, gmres
 from oneprior.operators.base import Local
+from oneprior.operators.solve import root
 from oneprior.posterior import Posterior
 from oneprior.times import Time, align
 
