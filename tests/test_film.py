@@ -12,8 +12,9 @@ from PIL import Image
 from helpers import Simple, draw
 from oneprior.codecs import Standardise
 from oneprior.conditions import Conditions
+from oneprior.denoiser import Counted
 from oneprior.exact import Gaussian
-from oneprior.film import LAST, STRIP, checked, write
+from oneprior.film import LAST, STRIP, Trace, checked, write
 from oneprior.guidance import CFG
 from oneprior.loading import load
 from oneprior.paths import restart
@@ -21,7 +22,6 @@ from oneprior.prior import Prior
 from oneprior.sampling import DDIM, Sampler, Step, sample
 from oneprior.sampling.grids import cosine_time
 from oneprior.schedules import Cosine, RectifiedFlow
-from oneprior.trace import Counted, Trace
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "2m", "heun", "ancestral"])

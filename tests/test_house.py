@@ -24,7 +24,7 @@ FLOORS = {
     "networks and codes": "nets conditions codecs",
     "training and data": "data training",
     "uses": "uses",
-    "faces": "results film hub storage interop trace clips inside prior wrapping token_prior joint_prior loading check "
+    "faces": "results film hub storage interop clips inside prior wrapping token_prior joint_prior loading check "
     "check_tokens report demo reproductions cli studio __main__",
 }
 ORDER = {room: place for place, room in enumerate(" ".join(FLOORS.values()).split())}

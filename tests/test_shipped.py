@@ -13,8 +13,8 @@ import torch
 import oneprior
 from oneprior import storage
 from oneprior.cli import main
+from oneprior.cli.job import TrainJob
 from oneprior.cli.options import from_file
-from oneprior.cli.train import TrainJob
 from oneprior.codecs import Characters
 from oneprior.conditions import Conditions
 from oneprior.nets import TokensConfig, build

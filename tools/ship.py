@@ -13,7 +13,7 @@ from shutil import copytree
 import torch
 
 from oneprior.cli.options import flat, from_file
-from oneprior.cli.train import ABOUT_THIS_CALL, TrainJob
+from oneprior.cli.job import ABOUT_THIS_CALL, TrainJob
 from oneprior.loading import load
 from oneprior.prior import Prior
 from oneprior.storage import SHIPPED

@@ -15,62 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0.dev0"
 
-_HOME = {
-    "Prior": "prior",
-    "load": "loading",
-    "sample": "sampling",
-    "walk": "sampling",
-    "CFG": "guidance",
-    "Hold": "paths",
-    "Path": "paths",
-    "Measurement": "operators",
-    "wrap": "wrapping",
-    "with_schedule": "denoiser",
-    "Denoiser": "denoiser",
-    "NetworkDenoiser": "denoiser",
-    "check_denoiser": "check",
-    "check_operator": "check",
-    "check_sampler": "check",
-    "check_schedule": "check",
-    "exact": "",
-    "guidance": "",
-    "metrics": "",
-    "nets": "",
-    "operators": "",
-    "paths": "",
-    "schedules": "",
-    "tokens": "",
-    "uses": "",
+_MODULES = ("exact", "guidance", "metrics", "nets", "operators", "paths", "schedules", "tokens", "uses")
+_HOMES = {
+    "check": ("check_denoiser", "check_operator", "check_sampler", "check_schedule"),
+    "denoiser": ("Denoiser", "NetworkDenoiser", "with_schedule"),
+    "guidance": ("CFG",),
+    "loading": ("load",),
+    "operators": ("Measurement",),
+    "paths": ("Hold", "Path"),
+    "prior": ("Prior",),
+    "sampling": ("sample", "walk"),
+    "wrapping": ("wrap",),
 }
+_HOME = dict.fromkeys(_MODULES, "") | {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "CFG",
-    "Denoiser",
-    "Hold",
-    "Measurement",
-    "NetworkDenoiser",
-    "Path",
-    "Prior",
-    "__version__",
-    "check_denoiser",
-    "check_operator",
-    "check_sampler",
-    "check_schedule",
-    "exact",
-    "guidance",
-    "load",
-    "metrics",
-    "nets",
-    "operators",
-    "paths",
-    "sample",
-    "schedules",
-    "tokens",
-    "uses",
-    "walk",
-    "with_schedule",
-    "wrap",
-]
+    "CFG", "Denoiser", "Hold", "Measurement", "NetworkDenoiser", "Path", "Prior", "__version__", "check_denoiser",
+    "check_operator", "check_sampler", "check_schedule", "exact", "guidance", "load", "metrics", "nets", "operators",
+    "paths", "sample", "schedules", "tokens", "uses", "walk", "with_schedule", "wrap",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from oneprior import exact, guidance, metrics, nets, operators, paths, schedules, tokens, uses

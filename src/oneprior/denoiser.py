@@ -112,8 +112,17 @@ class Wrapper(Denoiser):
         return self.inner.net  # type: ignore[return-value]
 
     def begin(self, path: Any = None) -> Denoiser:
-        inner = self.inner.begin(path)
-        return self if inner is self.inner else self.around(inner)
+        inner, state = self.inner.begin(path), self.state(path)
+        if inner is self.inner and state is None:
+            return self
+        twin = self.around(inner)
+        for name, value in (state or {}).items():
+            setattr(twin, name, value)
+        return twin
+
+    def state(self, path: Any) -> dict[str, Any] | None:
+        """What a trajectory along `path` begins with, by attribute; None for a wrapper without a state."""
+        return None
 
     def around(self, inner: Denoiser) -> Denoiser:
         """This wrapper with its settings around another denoiser; overridden where there are settings to carry."""
@@ -122,6 +131,23 @@ class Wrapper(Denoiser):
         vars(twin).update({k: v for k, v in self.__dict__.items() if k not in ("_modules",)})
         twin._modules = {**self._modules, "inner": inner}
         return twin
+
+
+class Counted(Wrapper):
+    """Counts network calls (batched ones once) and the samples asked about; `seconds` is for the caller to write."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__(inner)
+        self.calls, self.asked, self.seconds = 0, 0, 0.0
+
+    def posterior(self, x: Any, t: Any, **cond: Any) -> Any:
+        self.calls += 1
+        self.asked += len(next(iter(x.values())) if isinstance(x, dict) else x)
+        return self.inner.posterior(x, t, **cond)
+
+    def around(self, inner: Denoiser) -> Denoiser:
+        self.inner = inner  # the count belongs to the caller: one object for every trajectory
+        return self
 
 
 class NetworkDenoiser(Denoiser):

@@ -10,12 +10,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from PIL import Image
+import torch
 from torch import Tensor
 
-from oneprior.results import Result, grid, png
+from oneprior.results import Result, arranged, grid, png
+from oneprior.sampling import Step
 from oneprior.training.files import explained, write_bytes
 
 FRAME, LAST = 90, 1800  # milliseconds
@@ -32,6 +33,7 @@ class Sampled(Result):
     trajectory: Tensor | None = None
     means: Tensor | None = None
     times: tuple[float, ...] = ()
+    large = "trajectory", "means"
 
     def film(self, path: str | Path) -> Path:
         """Write the trajectory of pictures as .gif or .png; what is there is replaced."""
@@ -39,8 +41,53 @@ class Sampled(Result):
             raise ValueError("no trajectory was kept: ask for one, prior.sample(..., trajectory=24)")
         return write(path, self.trajectory, self.means)
 
-    def record(self) -> dict[str, Any]:
-        return {k: v for k, v in super().record().items() if k not in ("trajectory", "means")}
+
+class Frames(NamedTuple):
+    """times (K,), falling to 0; x_t and means E[x_0 | x_t], (K, B, *) in model range."""
+
+    times: tuple[float, ...]
+    x: Tensor
+    mean: Tensor
+
+
+class Trace:
+    """Keeps x_t and E[x_0 | x_t] at `frames` evenly chosen times of a walk; memory for twice as many at most.
+
+    Of several calls at one time (Heun's) the last one counts: it starts from the x that was accepted.
+
+    Example:
+        >>> trace = Trace(24)
+        >>> x = sample(den, (8, 1, 28, 28), watch=trace)
+        >>> times, x_t, means = trace.end(x)
+    """
+
+    def __init__(self, frames: int) -> None:
+        if frames < 2:
+            raise ValueError(f"trajectory = {frames}: at least 2 frames were expected, the noise and the sample")
+        self.frames, self.index, self.stride, self.now = frames, -1, 1, -1.0
+        self.kept: dict[int, tuple[float, Tensor, Tensor]] = {}
+        self._seen: Any = None
+
+    def __call__(self, step: Step) -> None:
+        post, self._seen, before = step.posterior, step.posterior, self._seen
+        if post is before:  # a rise with fresh noise asks nothing
+            return
+        now = float(step.t.max()) if isinstance(step.t, Tensor) else step.t
+        if now != self.now:
+            self.now, self.index = now, self.index + 1
+        if self.index % self.stride == 0:
+            self.kept[self.index] = (now, post.x_t.detach().clone(), post.mean.detach().clone())
+            if len(self.kept) > 2 * self.frames:
+                self.stride *= 2
+                self.kept = {i: v for i, v in self.kept.items() if i % self.stride == 0}
+
+    def end(self, x: Tensor) -> Frames:
+        """The frames, with the finished sample x as the last: its own mean at time 0."""
+        every = [self.kept[i] for i in sorted(self.kept)]
+        count = min(self.frames - 1, len(every))
+        step = (len(every) - 1) / max(count - 1, 1)
+        times, xs, means = zip(*(every[round(i * step)] for i in range(count)), (0.0, x, x), strict=True)
+        return Frames(times, torch.stack(xs), torch.stack(means))
 
 
 def checked(path: str | Path, shape: Sequence[int]) -> Path:
@@ -70,23 +117,12 @@ def write(path: str | Path, x: Tensor, means: Tensor) -> Path:
     path = checked(path, x.shape[2:])
     if path.suffix.lower() == ".png":
         pick = [round(i * (len(x) - 1) / (STRIP - 1)) for i in range(STRIP)] if len(x) > STRIP else range(len(x))
-        write_bytes(path, png(_rows([_rows([grid(x[i]), grid(means[i])], down=True) for i in pick])))
+        frames = [arranged([grid(x[i]), grid(means[i])], 1, GAP) for i in pick]
+        write_bytes(path, png(arranged(frames, len(frames), GAP)))
         return path
-    frames = [
-        _rows([grid(a), grid(b)]).convert("L" if x.shape[2] == 1 else "RGB") for a, b in zip(x, means, strict=True)
-    ]
+    pairs = [arranged([grid(a), grid(b)], 2, GAP) for a, b in zip(x, means, strict=True)]
+    frames = [pair.convert("L" if x.shape[2] == 1 else "RGB") for pair in pairs]
     buffer, held = io.BytesIO(), [FRAME] * (len(frames) - 1) + [LAST]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=held, loop=0)
     write_bytes(path, buffer.getvalue())
     return path
-
-
-def _rows(images: Sequence[Image.Image], down: bool = False) -> Image.Image:
-    """Pictures of one size beside one another, or under one another, on white."""
-    w, h = images[0].size
-    step = (0, h + GAP) if down else (w + GAP, 0)
-    n = len(images) - 1
-    sheet = Image.new(images[0].mode, (w + n * step[0], h + n * step[1]), "white")
-    for i, image in enumerate(images):
-        sheet.paste(image, (i * step[0], i * step[1]))
-    return sheet

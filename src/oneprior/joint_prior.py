@@ -21,12 +21,12 @@ from torch import Tensor
 from oneprior import storage
 from oneprior.codecs import Codec
 from oneprior.conditions import Conditions, Label
+from oneprior.denoiser import Counted
 from oneprior.joint import JointDenoiser, Marginals, Noisy, Single, views
 from oneprior.prior import Prior
 from oneprior.results import Result, unwrap
 from oneprior.sampling import Sampler, Solver, sample
 from oneprior.tokens import Corruption
-from oneprior.trace import Counted
 
 
 @dataclass(frozen=True)

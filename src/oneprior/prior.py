@@ -26,8 +26,8 @@ from oneprior import hub, storage
 from oneprior.clips import Clips
 from oneprior.codecs import Codec, Latent, Pixels
 from oneprior.conditions import Conditions, Label
-from oneprior.denoiser import Denoiser
-from oneprior.film import Sampled
+from oneprior.denoiser import Counted, Denoiser
+from oneprior.film import Frames, Sampled, Trace
 from oneprior.guidance.cfg import Guidance, guided
 from oneprior.guidance.tiles import tiled
 from oneprior.inside import Inside
@@ -38,7 +38,6 @@ from oneprior.results import Restored, Result, noises, unwrap, window_of
 from oneprior.sampling import Sampler, Solver, sample
 from oneprior.sampling import sampler as named
 from oneprior.sampling.gridsearch import search
-from oneprior.trace import Counted, Frames, Trace
 from oneprior.uses.edit import translate
 from oneprior.uses.restore import restore
 from oneprior.uses.restore.paired import asked, paired

@@ -18,54 +18,13 @@ from typing import TYPE_CHECKING, Any
 from oneprior.training.files import write_text
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL.Image import Image
 
 COLUMNS = ("use", "metric", "value", "baseline", "null", "bar", "verdict")
 INK = "#010203"  # a colour that nobody uses: in a drawing it stands for that of the text
 
-STYLE = """
-:root{--ink:#1b1f24;--soft:#5c6670;--line:#dfe3e8;--paper:#fff;--panel:#f6f7f9;--good:#0b7a43;--bad:#b3261e;--bar:#3b6fd4;
-color-scheme:light dark}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--soft:#9aa4af;--line:#2f353d;--paper:#14171b;--panel:#1c2026;
---good:#4cc38a;--bad:#ff8a80;--bar:#7aa2f7}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);
-font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:60rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}
-h1{font-size:1.9rem;line-height:1.2;margin:0 0 .5rem;letter-spacing:-.01em}
-h2{font-size:1.15rem;margin:2.75rem 0 .75rem}
-p{margin:.5rem 0;max-width:44rem}
-.lead{font-size:1.1rem;color:var(--soft)}
-.wide{overflow-x:auto;border:1px solid var(--line);border-radius:.6rem}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:.5rem .8rem;border-bottom:1px solid var(--line);vertical-align:top}
-tr:last-child td{border-bottom:0}
-th{font-weight:600;font-size:.82rem;color:var(--soft);background:var(--panel)}
-td.value{font-weight:600;white-space:nowrap}
-td.use{color:var(--soft)}
-small,.soft{color:var(--soft);font-weight:400}
-.yes{color:var(--good);font-weight:600}.no{color:var(--bad);font-weight:600}
-.pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1.25rem;align-items:start}
-figure{margin:0;padding:1rem;background:var(--panel);border:1px solid var(--line);border-radius:.6rem}
-figure img{display:block;width:100%;max-width:100%;image-rendering:pixelated;border-radius:.2rem}
-figure img.smooth{image-rendering:auto}
-figure svg{display:block;width:100%;height:auto;color:var(--ink)}
-figcaption{margin-top:.6rem;font-size:.92rem;color:var(--soft)}
-figcaption b{color:var(--ink)}
-.bars{display:grid;grid-template-columns:max-content 1fr max-content;gap:.35rem .8rem;align-items:center;
-font-size:.92rem}
-.bars i{display:block;height:.55rem;background:var(--bar);border-radius:.3rem;min-width:2px}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1rem;margin:0;font-size:.92rem}
-dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-footer{margin-top:3rem;padding-top:1rem;border-top:1px solid var(--line);font-size:.85rem;color:var(--soft)}
-code{font:.9em ui-monospace,Menlo,Consolas,monospace}
-@media(max-width:36rem){main{padding-top:1.5rem}h1{font-size:1.5rem}.wide{border:0}
-table.rows,.rows tbody,.rows tr,.rows td{display:block}.rows thead{display:none}
-.rows tr{border:1px solid var(--line);border-radius:.6rem;margin-bottom:.75rem;padding:.35rem 0}
-.rows td{border:0;padding:.15rem .9rem}.rows td:empty{display:none}
-.rows td[data-is]::before{content:attr(data-is) " ";color:var(--soft);font-weight:400}}
-@media print{figure{break-inside:avoid}}
-"""
+STYLE = Path(__file__).with_name("report.css")
 
 
 def write_report(
@@ -103,7 +62,7 @@ def write_report(
     parts.append(f"<footer>oneprior {__version__}. This page is one file and asks nothing of any other host.</footer>")
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        f"<title>{escape(title)}</title><style>\n{STYLE.read_text(encoding='utf-8')}</style>"
     )
     page = (
         f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><main>\n{"".join(parts)}\n</main></body></html>\n'
@@ -146,6 +105,16 @@ def curve(
     svg = out.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     return svg.replace(INK, "currentColor")
+
+
+def raster(figure: Figure) -> Image:
+    """A figure of matplotlib as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
 
 
 def duration(seconds: float) -> str:

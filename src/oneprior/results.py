@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from oneprior.codecs import Codec
 from oneprior.data.clips import animation
 from oneprior.operators import Measurement
 from oneprior.operators.base import real
-from oneprior.training.files import explained, write_bytes, write_json
+from oneprior.training.files import write_bytes, write_json
 from oneprior.uses.features import pca_maps
 
 
@@ -37,6 +37,8 @@ class Result:
     seconds: float = 0.0
     window: tuple[float, float] | None = field(default=None, kw_only=True)
     """of scans, the values to show black and white; none for pictures"""
+    large: ClassVar[tuple[str, ...]] = ()
+    """fields that the record leaves out, as it does x"""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -62,8 +64,6 @@ class Result:
         """Write every sample (PNG or GIF named by seed, samples.npy of what is neither), grid.png and result.json;
         files there stay whole."""
         folder = Path(folder)
-        with explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         names = self.seeds if len(self.seeds) == len(self.x) else range(len(self.x))
         if self.window is None and (self.x.ndim == 4 or self.clips):
             for name, x in zip(names, self.x, strict=True):
@@ -80,8 +80,8 @@ class Result:
         return folder
 
     def record(self) -> dict[str, Any]:
-        """Everything but the samples, as JSON holds it."""
-        return {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "x"}
+        """Everything but the samples and what else is large, as JSON holds it."""
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in ("x", *self.large)}
 
     def _repr_png_(self) -> bytes | None:
         return png(self.grid()) if self.x.ndim == 4 or self.clips else None
@@ -95,9 +95,7 @@ class Restored(Result):
     draws: Tensor | None = None
     std: Tensor | None = None
     y: Tensor | None = None
-
-    def record(self) -> dict[str, Any]:
-        return {k: v for k, v in super().record().items() if k not in ("draws", "std", "y")}
+    large = "draws", "std", "y"
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,7 @@ class Classified(Result):
     each: float = 0.0
     errors: Tensor = field(default_factory=lambda: torch.empty(0))
     lam: Tensor = field(default_factory=lambda: torch.empty(0))
+    large = "errors", "lam"
 
     @property
     def probabilities(self) -> Tensor:
@@ -128,9 +127,6 @@ class Classified(Result):
         lines = {self.names[c]: (e[:, c] - e[:, best[0]]).tolist() for c in best if self.nats[i, c] > -torch.inf}
         return self.lam[order].tolist(), lines
 
-    def record(self) -> dict[str, Any]:
-        return {k: v for k, v in super().record().items() if k not in ("errors", "lam")}
-
 
 @dataclass(frozen=True)
 class Features(Result):
@@ -139,14 +135,12 @@ class Features(Result):
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     maps: Tensor | None = None
+    large = ("maps",)
 
     def grid(self, columns: int | None = None, side: int = 64) -> Image.Image:
         if self.maps is None or self.maps.ndim != 4:
             raise ValueError("there is no grid to show: features(x, maps=True) of a layer that has one")
         return grid(pca_maps(self.maps), columns, side)
-
-    def record(self) -> dict[str, Any]:
-        return {k: v for k, v in super().record().items() if k != "maps"}
 
 
 @dataclass(frozen=True)
@@ -166,13 +160,14 @@ class Matched(Result):
     score: Tensor = field(default_factory=lambda: torch.empty(0))
     mutual: Tensor = field(default_factory=lambda: torch.empty(0))
     pair: Tensor = field(default_factory=lambda: torch.empty(0))
+    large = ("pair",)
 
     def pil(self) -> list[Image.Image]:
         """A pair side by side, with a line for each point that leads back."""
         return [lines(*row) for row in zip(*self.pair, self.points, self.x, self.mutual, strict=True)]
 
     def record(self) -> dict[str, Any]:
-        return {k: v for k, v in super().record().items() if k != "pair"} | {"x": plain(self.x)}
+        return {**super().record(), "x": plain(self.x)}
 
 
 @dataclass(frozen=True)
@@ -234,12 +229,16 @@ def grid(x: Tensor, columns: int | None = None, side: int = 64, gap: int = 2) ->
         raise ValueError("there are no pictures to show: the batch is empty")
     w, h = images[0].size
     k = max(1, side // max(w, h))
-    columns = columns or min(len(images), max(1, ceil(sqrt(len(images)))))
-    rows = ceil(len(images) / columns)
-    sheet = Image.new(images[0].mode, (columns * (w * k + gap) - gap, rows * (h * k + gap) - gap), "white")
+    large = [image.resize((w * k, h * k), Image.Resampling.NEAREST) for image in images]
+    return arranged(large, columns or min(len(images), max(1, ceil(sqrt(len(images))))), gap)
+
+
+def arranged(images: Sequence[Image.Image], columns: int, gap: int) -> Image.Image:
+    """Pictures of one size and mode in rows of so many, on white."""
+    w, h = (n + gap for n in images[0].size)
+    sheet = Image.new(images[0].mode, (columns * w - gap, ceil(len(images) / columns) * h - gap), "white")
     for i, image in enumerate(images):
-        at = (i % columns * (w * k + gap), i // columns * (h * k + gap))
-        sheet.paste(image.resize((w * k, h * k), Image.Resampling.NEAREST), at)
+        sheet.paste(image, (i % columns * w, i // columns * h))
     return sheet
 
 

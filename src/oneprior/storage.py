@@ -87,10 +87,8 @@ def write(
         FileExistsError: when the folder holds something and `force` is not given.
         TypeError: for a denoiser that is not a network of ours (save what it wraps).
     """
-    folder, den = Path(folder), parts.den
-    model = _model(den)
-    if folder.exists() and not force and (folder.is_file() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is not empty: give another folder, or force=True to replace it")
+    den = parts.den
+    model, folder = _model(den), _free(folder, force)
     with atomic_folder(folder) as aside:
         save_tensors(aside / "model.safetensors", _cast(den.net.state_dict(), dtype))
         config = {
@@ -195,9 +193,7 @@ def write_codec(
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write a codec alone to a folder, whole or not at all; arguments and errors as of `write`."""
-    folder = Path(folder)
-    if folder.exists() and not force and (folder.is_file() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is not empty: give another folder, or force=True to replace it")
+    folder = _free(folder, force)
     with atomic_folder(folder) as aside:
         write_json(aside / "config.json", {"format": FORMAT, **_save_codec(aside, codec, dtype), "facts": dict(facts)})
         if samples is not None:
@@ -218,6 +214,13 @@ def read_codec(name: str | Path) -> tuple[Codec, dict[str, Any]]:
     if "codec" not in config:
         raise ValueError(f"{folder} is no codec of oneprior's; oneprior.interop.diffusers.autoencoder reads diffusers'")
     return _load_codec(folder, config), config["facts"]
+
+
+def _free(folder: str | Path, force: bool) -> Path:
+    folder = Path(folder)
+    if folder.exists() and not force and (folder.is_file() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is not empty: give another folder, or force=True to replace it")
+    return folder
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

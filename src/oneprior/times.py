@@ -19,6 +19,11 @@ from torch import Tensor
 Time = float | Tensor | dict[str, "Time"]
 
 
+def repeated(v: Any, batch: int, n: int) -> Any:
+    """Of a tensor of `batch` rows every row n times in a row; anything else as it is."""
+    return v.repeat_interleave(n, 0) if isinstance(v, Tensor) and v.ndim and len(v) == batch else v
+
+
 def align(t: Any, x: Any) -> Any:
     """Give `t` trailing axes of size one and the type of `x`, so that it multiplies `x`; a float stays a float.
 

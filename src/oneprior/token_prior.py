@@ -40,7 +40,6 @@ class Texts(Result):
     def save(self, folder: str | Path) -> Path:
         """Write every text (.txt, named by seed) and result.json."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         for seed, text in zip(self.seeds, self.texts, strict=True):
             write_text(folder / f"{seed:06d}.txt", text)
         write_json(folder / "result.json", self.record())
@@ -98,15 +97,9 @@ class TokenPrior(Prior):
             except RuntimeError as e:
                 raise ValueError(f"what is held does not fit {len(seeds)} samples of {L} tokens: {e}") from e
             hold, free = Hold(rows[0], rows[1], hold.time, hold.clamp), int((~rows[1].bool()).sum(-1).max())
-        chosen, den = named(sampler, self.den, free, steps), _shaped(self.den, guidance, temperature, top_p)
-        said = {
-            "sampler": str(chosen),
-            "steps": steps,
-            "prompt": prompt,
-            "length": L,
-            **_changed(guidance, temperature, top_p),
-        }
-        return self._drawn(den, chosen, seeds, L, batch, cond, said, hold)
+        said = {"prompt": prompt, "length": L}
+        how: dict[str, Any] = {"guidance": guidance, "temperature": temperature, "top_p": top_p, "batch": batch, **cond}
+        return self._drawn(seeds, L, free, said, hold, steps=steps, sampler=sampler, **how)
 
     def edit(  # type: ignore[override]
         self,
@@ -115,19 +108,13 @@ class TokenPrior(Prior):
         strength: float = 0.5,
         span: tuple[int, int] | None = None,
         seeds: Sequence[int] | None = None,
-        steps: int | None = None,
-        sampler: str | TokenSampler = "auto",
-        guidance: float = 1.0,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        batch: int = 64,
-        **cond: Any,
+        **how: Any,
     ) -> Result:
         """Draw a part of x anew: of texts of one length, tokens (B, L) or pictures.
 
         span: places [first, last) to fill given all the others. Without one x is corrupted up to the time `strength`
-        in (0, 1], a share of about as many tokens under masks, and denoised: SDEdit for tokens. cond: what it is to
-        become. The rest as of `sample`.
+        in (0, 1], a share of about as many tokens under masks, and denoised: SDEdit for tokens. how: as of
+        `sample`; conditions say what it is to become.
         """
         m = self.codec.encode(unwrap(x)).to(self.device)
         seeds, L, c, hold = self._seeds(len(m), seeds), m.shape[1], self.den.corruption, None
@@ -143,10 +130,7 @@ class TokenPrior(Prior):
         else:
             start = c.corrupt(m, strength, Coins(seeds)(0, "edit", (L,)).to(m.device))
             free = int((start == c.mask).sum(1).max()) if isinstance(c, Absorbing) else L
-        chosen, den = named(sampler, self.den, free, steps), _shaped(self.den, guidance, temperature, top_p)
-        said = {"sampler": str(chosen), "steps": steps, "strength": strength, "span": span}
-        said |= _changed(guidance, temperature, top_p)
-        return self._drawn(den, chosen, seeds, L, batch, cond, said, hold, start, strength)
+        return self._drawn(seeds, L, free, {"strength": strength, "span": span}, hold, start, strength, **how)
 
     def fill(
         self,
@@ -156,19 +140,13 @@ class TokenPrior(Prior):
         reach: int = 1,
         paste: bool = True,
         seeds: Sequence[int] | None = None,
-        steps: int | None = None,
-        sampler: str | TokenSampler = "auto",
-        guidance: float = 1.0,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        batch: int = 64,
-        **cond: Any,
+        **how: Any,
     ) -> Result:
         """Draw what pictures x (B, C, H, W) lack where `hole`, bool (H, W) or (B, 1, H, W), is true, given the rest.
 
         The hole is filled with the mean of what is seen before x becomes tokens; those it touches, and `reach` around
         them, as an encoder sees further than its token, are drawn anew. No mask was seen in training. paste: pixels
-        that were seen come back as they came, else as the codec gives them. The rest as of `sample`.
+        that were seen come back as they came, else as the codec gives them. how: as of `sample`.
 
             >>> prior.fill(x, hole, text="red apple").x
 
@@ -188,10 +166,8 @@ class TokenPrior(Prior):
         m = self.codec.encode(torch.where(hole, mean, x)).to(self.device)
         gone = self.codec.hidden(hole, reach).to(self.device)
         seeds, free = self._seeds(len(m), seeds), int(gone.sum(1).max())
-        chosen, den = named(sampler, self.den, free, steps), _shaped(self.den, guidance, temperature, top_p)
-        said = {"sampler": str(chosen), "steps": steps, "reach": reach, "paste": paste}
-        said |= _changed(guidance, temperature, top_p)
-        out = self._drawn(den, chosen, seeds, m.shape[1], batch, cond, said, self._known(m, ~gone))
+        said = {"reach": reach, "paste": paste}
+        out = self._drawn(seeds, m.shape[1], free, said, self._known(m, ~gone), **how)
         return replace(out, x=torch.where(hole, out.x.to(x), x)) if paste else out
 
     def _encode(self, x: Any) -> Tensor:
@@ -204,17 +180,27 @@ class TokenPrior(Prior):
 
     def _drawn(
         self,
-        den: TokenModel,
-        sampler: TokenSampler,
         seeds: tuple[int, ...],
         length: int,
-        batch: int,
-        cond: dict[str, Any],
+        free: int,
         said: dict[str, Any],
         hold: Hold | None = None,
         start: Tensor | None = None,
         time: float = 1.0,
+        /,
+        *,
+        steps: int | None = None,
+        sampler: str | TokenSampler = "auto",
+        guidance: float = 1.0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        batch: int = 64,
+        **cond: Any,
     ) -> Result:
+        """free: tokens to draw, at most; time: of `start`."""
+        chosen, den = named(sampler, self.den, free, steps), _shaped(self.den, guidance, temperature, top_p)
+        shape = {"guidance": guidance, "temperature": temperature, "top_p": top_p}
+        said = {"sampler": str(chosen), "steps": steps, **said, **{k: v for k, v in shape.items() if v != 1}, **cond}
         with self._timed() as run:
             ports: dict[str, Any] = self._ports(len(seeds), cond)
             drawn = []
@@ -223,8 +209,8 @@ class TokenPrior(Prior):
                 if start is not None:
                     own |= {"start": start[s], "time": time}
                 held = None if hold is None else hold.part(s)
-                drawn.append(sampler(den, (len(seeds[s]), length), seeds=seeds[s], hold=held, **own))
-        return self._result(torch.cat(drawn), seeds, {**said, **cond}, run.calls, run.seconds)
+                drawn.append(chosen(den, (len(seeds[s]), length), seeds=seeds[s], hold=held, **own))
+        return self._result(torch.cat(drawn), seeds, said, run.calls, run.seconds)
 
     def _fits(self, length: int) -> None:
         if not 1 <= length <= self.shape[0] or (not isinstance(self.codec, Text) and self.shape[0] != length):
@@ -279,8 +265,3 @@ def _shaped(den: TokenModel, guidance: float, temperature: float, top_p: float) 
     if top_p != 1:
         den = TopP(den, top_p)
     return CFG(den, guidance) if guidance != 1 and not masks else den  # this mixes steps, and stands outside
-
-
-def _changed(guidance: float, temperature: float, top_p: float) -> dict[str, float]:
-    every = {"guidance": guidance, "temperature": temperature, "top_p": top_p}
-    return {k: v for k, v in every.items() if v != 1}

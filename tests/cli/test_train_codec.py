@@ -1,6 +1,7 @@
 """`oneprior train DATA --net vq`: the codec that a run leaves, its figures, and going on."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from oneprior.codecs.vq import VQ
 from oneprior.data import digits
+from oneprior.results import Result
 from oneprior.storage import read_codec
 from oneprior.training.files import digest
 
@@ -60,3 +62,29 @@ def test_refused(cli: Cli, argv: tuple[str, ...], said: str) -> None:
 def test_dry_run(cli: Cli) -> None:
     done = cli("train", "digits", *TINY, "--dry-run", "--json")
     assert done.code == 0 and done.json["parameters"] > 0 and not Path("runs").exists()
+
+
+def pictures(folder: Path, count: int = 12) -> Path:
+    folder.mkdir()
+    x = digits("train").batch(range(count))["x"]
+    for i in range(count):
+        Result(x[i : i + 1], (i,)).save(folder / "aside")
+        (folder / "aside" / f"{i:06d}.png").rename(folder / f"{i:04d}.png")
+    shutil.rmtree(folder / "aside")
+    return folder
+
+
+def test_a_bad_picture_that_is_left_out_is_left_out_of_the_figures(cli: Cli, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "some")
+    (folder / "bad.png").write_bytes(b"none")
+    done = cli("train", folder, "--name", "s", *TINY, "--samples", 32, "--skip-bad", "--json")
+    assert done.code == 0 and done.json["psnr"] > 0, done.err
+
+
+def test_captions_of_a_column_are_measured_too(cli: Cli, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "told")
+    rows = [f"{f.name},{'odd' if i % 2 else 'even'} one" for i, f in enumerate(sorted(folder.glob("*.png")))]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,said", *rows]) + "\n")
+    tiny = ("--net-size", "tiny", "--net-args", "width=32", "depth=1", "heads=2", "--batch", 16, "--samples", 16)
+    done = cli("train", folder, "--name", "t", "--codec", "levels", "--text", "said", *tiny, "--private", "--json")
+    assert done.code == 0 and done.json["bits"] > 0, done.err

@@ -1,7 +1,6 @@
 """The demo end to end, small; and the prior it leaves gives its report's figures again."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,6 @@ from oneprior.demo.figures import Bench, Extent, classify, density
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
-@dataclass(frozen=True)
-class Job:
-    out: str
-    toy: bool = False
-    force: bool = False
-    quick: bool = True
-    development: bool = False
-    device: str = "cpu"
-    json: bool = False
-
-
 def bench(prior: oneprior.Prior, extent: Extent) -> Bench:
     return Bench(prior, Digits.of(digits("train"), digits("test")), extent)
 
@@ -38,7 +26,7 @@ def figure(report: dict, use: str, metric: str) -> float:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "demo"
-    assert demo.run(Job(str(folder))) == 0
+    assert demo.run(demo.DemoJob(str(folder), quick=True, device="cpu")) == 0
     return folder
 
 
@@ -61,7 +49,7 @@ def test_its_prior_gives_two_rows_again(run: Path) -> None:
 
 def test_run_again_takes_up_what_is_there(run: Path) -> None:
     before = (run / "prior" / "model.safetensors").read_bytes()
-    assert demo.run(Job(str(run))) == 0
+    assert demo.run(demo.DemoJob(str(run), quick=True, device="cpu")) == 0
     assert (run / "prior" / "model.safetensors").read_bytes() == before
 
 
@@ -83,7 +71,7 @@ def test_the_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from oneprior.demo import toy
 
     monkeypatch.setattr(toy, "SETTINGS", replace(toy.SETTINGS, samples=60_000, decay_from=20_000))
-    assert demo.run(Job(str(tmp_path / "toy"), toy=True)) == 0
+    assert demo.run(demo.DemoJob(str(tmp_path / "toy"), toy=True, quick=True, device="cpu")) == 0
     rows = json.loads((tmp_path / "toy" / "report.json").read_text())["rows"]
     score = [r["value"] for r in rows if r["use"] == "score"]
     assert len(score) == 4 and max(score[1:]) < 0.1  # of the exact score's square; predicting zero is 1

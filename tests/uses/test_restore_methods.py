@@ -11,9 +11,9 @@ from torch import Tensor
 from oneprior.denoiser import Denoiser, Wrapper
 from oneprior.exact import Gaussian, Mixture, empirical
 from oneprior.guidance import MMPS, TMPD, PiGDM
-from oneprior.guidance.lanczos import root
 from oneprior.noise import Seeded
 from oneprior.operators import Blur, Decoded, Mask, Measurement, Operator, Pool
+from oneprior.operators.solve import root
 from oneprior.posterior import Posterior
 from oneprior.schedules import VP, LinearBetas, RectifiedFlow
 from oneprior.uses.restore import METHODS, restore

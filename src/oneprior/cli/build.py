@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from dataclasses import fields as fields_of
 from math import prod
 from typing import Any
@@ -11,12 +11,13 @@ from torch import nn
 
 from oneprior import __version__, anchored, schedules
 from oneprior.cli.inputs import open_skipping
+from oneprior.cli.job import TrainJob
 from oneprior.cli.options import arguments
 from oneprior.cli.screen import Screen
-from oneprior.cli.train import TrainJob
 from oneprior.codecs import Codec, Pixels, Standardise
 from oneprior.conditions import Anchor, Condition, Conditions, Field, Label
 from oneprior.data import Degraded, Mirrored, Pairs, Recipe, Source, image_pairs, in_memory
+from oneprior.data.text import TextSource, text
 from oneprior.denoiser import Facts, NetworkDenoiser
 from oneprior.loading import load
 from oneprior.nets import build
@@ -63,12 +64,14 @@ class Parts:
     job: TrainJob
     """as given, with every "auto" resolved"""
     source: Source
-    codec: Codec
-    conditions: Conditions
-    den: NetworkDenoiser
-    objective: Objective
-    facts: dict[str, Any]
+    codec: Any
+    conditions: Any
+    den: Any
+    objective: Any
+    facts: dict[str, Any] = field(default_factory=dict)
     """for the prior"""
+    words: Any = None
+    """of tokens, the codec of the prior; `codec` is what the trainer asks, None where the data are tokens already"""
 
 
 def parts(job: TrainJob, screen: Screen) -> Parts:
@@ -110,18 +113,27 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         kinds = {"nondecreasing": NonDecreasing, "rolling": Rolling, "ladder": Ladder}
         every = {"scalar": law, "ptss": PerElement(law, (0,), job.frame_p)} | {k: v(law) for k, v in kinds.items()}
         law = every[job.frame_law]
-    facts = {
-        "shape": list(shape),
-        "data": {k: getattr(source.facts, k) for k in ("name", "count", "licence", "levels")}
-        | {"split": job.split}
-        | ({"columns": columns(job)} if columns(job) else {}),
-        "oneprior": __version__,
-    } | {k: v for k in ("degrade", "init", "private") if (v := getattr(job, k))}
+    facts = told(job, source, shape)
+    facts["data"] |= {"levels": source.facts.levels} | ({"columns": columns(job)} if columns(job) else {})
     return Parts(job, source, codec, conditions, den, Objective(WEIGHTS[job.weight], law), facts)
 
 
-def read(job: TrainJob, screen: Screen) -> Source:
-    """The data to train on, in memory where it fits."""
+def told(job: TrainJob, source: Source, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Facts of a prior: where it is from."""
+    data = {k: getattr(source.facts, k) for k in ("name", "count", "licence")} | {"split": job.split}
+    own = {k: v for k in ("degrade", "init", "private") if (v := getattr(job, k))}
+    return {"shape": list(shape), "data": data, "oneprior": __version__, **own}
+
+
+def held_out(made: Any) -> Source:
+    """The held-out part of what a job learns from, treated as the other."""
+    if isinstance(made.source, TextSource):
+        return text(made.job.data, length=made.job.length, tokens=made.source.text, split="test")
+    return read(replace(made.job, split="test", mirror=False), Screen(quiet=True), made.source.facts.shape)
+
+
+def read(job: TrainJob, screen: Screen, like: tuple[int, ...] = ()) -> Source:
+    """The data to train on, in memory where it fits. like: the shape that pictures are brought to."""
     if job.text and not job.codec:
         raise ValueError("--text: captions are learned by priors of codes; give --codec, or leave --text out")
     if not job.data:
@@ -135,7 +147,9 @@ def read(job: TrainJob, screen: Screen) -> Source:
             f"--schedule {job.schedule} ends at degraded pictures: give --pairs FOLDER or --degrade RECIPE"
         )
     recipe = Recipe.of(job.degrade) if job.degrade else None
-    how: dict[str, Any] = {"size": job.size, "channels": job.channels}
+    pictures = bool(job.pairs) or _is_folder(job.data)
+    size, channels = (like[-2:], like[-3]) if pictures and len(like) > 2 else (job.size, job.channels)
+    how: dict[str, Any] = {"size": size, "channels": channels}
     how |= {k: v for k, v in (("frames", job.frames), ("rate", job.rate)) if v is not None}
     if job.pairs:
         source: Source = image_pairs(job.data, job.pairs, split=job.split, skip_bad=job.skip_bad, **how)
@@ -144,14 +158,14 @@ def read(job: TrainJob, screen: Screen) -> Source:
         if small and isinstance(source, Pairs):
             source = Pairs(in_memory(source.clean), in_memory(source.degraded))
         return Mirrored(source) if job.mirror else source
-    if job.unconditional and _is_folder(job.data):
+    if job.unconditional and pictures:
         how["labels"] = False
     source = open_skipping(job.data, screen, job.skip_bad, split=job.split, **how, **columns(job))
     facts = source.facts
     kept = "all" if job.split == "all" else "the training part; the held-out one is left for `evaluate`"
     classes = "no classes" if facts.classes is None else f"{len(facts.classes)} classes"
     screen.note(f"{facts.name}: {len(source):,} samples ({kept}), {' x '.join(map(str, facts.shape))}, {classes}")
-    if len(facts.shape) >= 3 and _is_folder(job.data):
+    if len(facts.shape) >= 3 and pictures:
         screen.note(
             "pictures: turned as EXIF says, transparent parts on white, cut to the middle and resized to one size"
         )

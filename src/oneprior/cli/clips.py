@@ -51,18 +51,17 @@ def write(s: ClipSettings, command: str, names: Sequence[str], results: Sequence
     """NAME.gif of each result of one clip, sheet.png and result.json."""
     import torch
 
+    from oneprior.cli import work
     from oneprior.cli.screen import Screen
-    from oneprior.cli.texts import write as put
-    from oneprior.cli.work import free, fresh, stems, write_picture
     from oneprior.results import contact
     from oneprior.training.files import write_json
 
-    out, screen = fresh(s.out, command), Screen(s.json)
-    files, made = [out / f"{name}{s.suffix}" for name in stems(names)], [r.x[0].cpu() for r in results]
-    free(files, s.force)
+    out, screen = work.fresh(s.out, command), Screen(s.json)
+    files, made = [out / f"{name}{s.suffix}" for name in work.stems(names)], [r.x[0].cpu() for r in results]
+    work.free(files, s.force)
     for file, x in zip(files, made, strict=True):
-        put(file, x)
-    write_picture(out / "sheet.png", contact(torch.stack([x for x in made[:16] if len(x) == len(made[0])])))
+        work.write(file, x)
+    work.write_picture(out / "sheet.png", contact(torch.stack([x for x in made[:16] if len(x) == len(made[0])])))
     rows = [{"file": n, "clip": str(f), "frames": len(x)} for n, f, x in zip(names, files, made, strict=True)]
     record: dict[str, Any] = {"settings": {"prior": s.prior, "seed": s.seed, **dict(results[0].settings)}}
     record |= {"clips": rows, "nfe": sum(r.nfe for r in results), "seconds": round(sum(r.seconds for r in results), 3)}

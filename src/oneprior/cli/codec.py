@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from oneprior import __version__, storage
-from oneprior.cli import build
-from oneprior.cli.options import arguments, flat
+from oneprior.cli import build, page
+from oneprior.cli.build import Parts
+from oneprior.cli.job import TrainJob
+from oneprior.cli.options import arguments
 from oneprior.cli.screen import Screen
-from oneprior.cli.train import ABOUT_THIS_CALL, TrainJob
 from oneprior.cli.work import sheet, write_picture
 from oneprior.codecs.vq import VQ, Autoencoder, Reconstruction, VQConfig, perplexity, usage
-from oneprior.data import Source, open_source
+from oneprior.data import Source
 from oneprior.metrics import psnr
-from oneprior.report import curve, write_report
 from oneprior.training.run import RunFolder
 from oneprior.training.trainer import Trainer
 
 KEPT = "codec"
 SHOWN, PART = 20, 256
-
-
-@dataclass(frozen=True)
-class Parts:
-    """As `cli.build.Parts`; a codec is trained on pictures as they are, with no conditions."""
-
-    job: TrainJob
-    source: Source
-    den: Autoencoder
-    objective: Reconstruction
-    codec: None = None
-    conditions: None = None
 
 
 def parts(job: TrainJob, screen: Screen) -> Parts:
@@ -50,7 +37,7 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     config = VQConfig.sized(shape, job.net_size, seed=job.train.seed, **fields)
     h, w = config.grid
     screen.note(f"{h} x {w} tokens of {config.codes} codes")
-    return Parts(job, source, Autoencoder(config, job.train.seed), Reconstruction())
+    return Parts(job, source, None, None, Autoencoder(config, job.train.seed), Reconstruction())
 
 
 def keep(trainer: Trainer, made: Parts, run: RunFolder, whole: bool) -> None:
@@ -73,9 +60,7 @@ def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float
     """Write the page; returns the figures, of the held-out part where there is one."""
     codec, _ = storage.read_codec(run.path)
     assert isinstance(codec, VQ)
-    held = made.source
-    if made.job.split == "train":
-        held = open_source(made.job.data, split="test", **_size(made))
+    held = build.held_out(made) if made.job.split == "train" else made.source
     tokens, error, each = [], [], []
     for x in _pictures(held, trainer.engine.device):
         tokens.append(codec.encode(x).cpu())
@@ -100,22 +85,17 @@ def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float
         "usage": f"share of these codes that {where} use",
         "perplexity": f"perplexity of the codes of {where}",
     }
-    lines = [line for line in run.lines() if math.isfinite(line["loss"])]
     pictures: list[Any] = []
     if grids := sorted(run.samples.glob("*.png")):
         pictures.append(("Pictures, and what comes back", grids[-1], "Of the training data, averaged weights."))
-    if len(lines) > 1:
-        n, loss = [line["n"] for line in lines], [line["loss"] for line in lines]
-        pictures.append(("Loss", curve(n, {"loss": loss}, xlabel="samples seen", ylabel="loss", log=True)))
-    write_report(
-        run.path / "report.html",
-        title=f"{run.path.name}: a codec of {made.source.facts.name}",
+    page.write(
+        made,
+        run,
+        "a codec",
         lead=f"{' x '.join(map(str, codec.grid))} tokens of {codec.symbols} codes, in {run.path / KEPT}.",
         rows=[{"use": "codec", "metric": said[k], "value": v} for k, v in found.items()],
-        pictures=pictures,
+        pictures=[*pictures, *page.losses(page.finite(run))],
         seconds=spent,
-        notes=[],
-        prior_card={k: v for k, v in flat(made.job).items() if k not in ABOUT_THIS_CALL and v not in (None, False)},
     )
     return found
 
@@ -123,8 +103,3 @@ def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float
 def _pictures(source: Source, device: torch.device) -> Iterator[Tensor]:
     for i in range(0, len(source), PART):
         yield source.batch(range(i, min(i + PART, len(source))))["x"].to(device)
-
-
-def _size(made: Parts) -> dict[str, Any]:
-    shape = made.source.facts.shape
-    return {"size": shape[1:], "channels": shape[0]} if build._is_folder(made.job.data) else {}

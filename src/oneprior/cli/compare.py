@@ -49,7 +49,7 @@ def run(s: CompareSettings, command: list[str]) -> int:
 
     import torch
 
-    from oneprior.cli import damage, inputs
+    from oneprior.cli import damage, inputs, work
     from oneprior.cli.options import flat
     from oneprior.cli.screen import Screen
     from oneprior.cli.work import fresh, read_picture, sheet, write_picture
@@ -79,9 +79,9 @@ def run(s: CompareSettings, command: list[str]) -> int:
     said = {k: v for k, v in flat(s).items() if k not in ("config", "json", "debug", "out", "force", "device", "batch")}
     config = json.loads((find(s.prior) / "config.json").read_text(encoding="utf-8"))
     said = json.loads(json.dumps({**said, "weights": config["sha256"][:16], "pictures": given.names}))
-    out = fresh(s.out, "compare", lambda folder: _before(folder) == said)
-    before = _before(out)
-    if before not in (None, said) and not s.force:
+    out = fresh(s.out, "compare", lambda folder: work.recorded(folder / "compare.json") == said)
+    before = work.recorded(out / "compare.json")
+    if before not in ({}, said) and not s.force:
         raise FileExistsError(f"{out} holds a comparison of other settings: give another --out, or --force")
     keys = ("operator", "method", "image")
     rows: list[dict[str, Any]] = []
@@ -105,7 +105,6 @@ def run(s: CompareSettings, command: list[str]) -> int:
     beside = [m for m in ("pinv", "wiener") if m == "pinv" or known is not None]
     names = [*s.methods, *beside]
     total = len(x) * len(scenes) * len(names) - len(rows)
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "compare.json", said)
     with screen.steps(range(max(total, 0)), "restoring") as bar:
         for row, mean in each:
@@ -141,16 +140,6 @@ def run(s: CompareSettings, command: list[str]) -> int:
 def _picture(out: Path, operator: str, method: str, image: int) -> Path:
     clean = ["".join(c if c.isalnum() or c in "._-" else "-" for c in name) for name in (operator, method)]
     return out / "pictures" / clean[0] / clean[1] / f"{image:04d}.png"
-
-
-def _before(out: Path) -> Any:
-    """The settings of a comparison that was begun in a folder."""
-    import json
-
-    try:
-        return json.loads((out / "compare.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def _value(key: str, text: str) -> Any:

@@ -11,27 +11,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from oneprior import operators
 from oneprior.cli.inputs import _pictures
 from oneprior.data import Recipe, scans
 from oneprior.data.folder import _Look, _look
 from oneprior.data.resolve import holds_scans
-from oneprior.operators import (
-    JPEG,
-    Bicubic,
-    Blur,
-    Clip,
-    Colourise,
-    Convolve,
-    Demosaic,
-    GammaBlur,
-    Haze,
-    LowLight,
-    Mask,
-    Measurement,
-    Operator,
-    Poisson,
-    Pool,
-)
+from oneprior.operators import Mask, Measurement, Operator, Poisson
 from oneprior.prior import Prior
 
 KNOWN = (
@@ -40,7 +25,7 @@ KNOWN = (
     "haze:0.5,0.8  identity"
 )
 ALSO = {"inpaint": "mask", "sr": "bicubic"}  # what a kind is called as well
-TONES = {"clip": Clip, "lowlight": LowLight, "haze": Haze}
+TONES = {"clip": operators.Clip, "lowlight": operators.LowLight, "haze": operators.Haze}
 
 
 def noise_of(text: str, most: float = 1.0) -> float | Poisson:
@@ -97,21 +82,21 @@ def operator_of(spec: str | None, mask: Path | None, shape: tuple[int, ...], see
             case "mask", "strokes", ([] | [_] | [_, _]) as v:
                 return Mask.strokes(shape, *(int(n) for n in v[:1]), *v[1:], seed=seed)
             case ("pool" | "bicubic") as name, [r] if r >= 1:
-                return Pool(int(r)) if name == "pool" else Bicubic(int(r))
+                return operators.Pool(int(r)) if name == "pool" else operators.Bicubic(int(r))
             case ("blur", [std]) | ("blur", "gaussian", [std]) if std > 0:
-                return Blur.gaussian(std)
+                return operators.Blur.gaussian(std)
             case "blur", ("box" | "motion") as name, [n] if n >= 1:
-                return Blur.box(int(n)) if name == "box" else Blur.motion(int(n))
+                return operators.Blur.box(int(n)) if name == "box" else operators.Blur.motion(int(n))
             case "blur", "motion", [n, angle] if n >= 1:
-                return Convolve.motion(n, angle)
+                return operators.Convolve.motion(n, angle)
             case "blur", "shake", [n] if n >= 2:
-                return Convolve.shake(int(n), seed)
+                return operators.Convolve.shake(int(n), seed)
             case "blur", "gamma", [std] if std > 0:
-                return GammaBlur(Blur.gaussian(std))
+                return operators.GammaBlur(operators.Blur.gaussian(std))
             case ("grey" | "mosaic") as name, []:
-                return Colourise() if name == "grey" else Demosaic()
+                return operators.Colourise() if name == "grey" else operators.Demosaic()
             case "jpeg", [quality]:
-                return JPEG(int(quality))
+                return operators.JPEG(int(quality))
             case ("clip" | "lowlight" | "haze") as name, ([] | [_] | [_, _]) as v:
                 return TONES[name](*v)
     except ValueError as e:

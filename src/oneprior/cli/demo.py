@@ -29,6 +29,6 @@ SETTINGS = DemoSettings
 
 
 def run(s: DemoSettings, command: list[str]) -> int:
-    from oneprior.demo import run
+    from oneprior.demo import DemoJob, run
 
-    return run(s)
+    return run(DemoJob(*(getattr(s, k) for k in DemoJob._fields)))

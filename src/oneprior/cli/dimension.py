@@ -27,7 +27,7 @@ SETTINGS = DimensionSettings
 def run(s: DimensionSettings, command: list[str]) -> int:
     from oneprior.cli.work import Work
     from oneprior.report import curve
-    from oneprior.training.files import explained, write_text
+    from oneprior.training.files import write_text
 
     work = Work(s)
     work.read("dimension")
@@ -40,8 +40,6 @@ def run(s: DimensionSettings, command: list[str]) -> int:
             drawn[work.names[k]] = out.curve[:, i].tolist()
             work.rows.append({"file": work.given.names[k], "dimension": float(out.x[i]), "curve": drawn[work.names[k]]})
     assert work.out is not None
-    with explained(work.out):
-        work.out.mkdir(parents=True, exist_ok=True)
     svg = curve(out.t, drawn, xlabel="t_0", ylabel="dimension")
     write_text(work.out / "curve.svg", svg)
     work.screen.table([{k: v for k, v in row.items() if k != "curve"} for row in work.rows])

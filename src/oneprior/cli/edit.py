@@ -40,9 +40,7 @@ def run(s: EditSettings, command: list[str]) -> int:
     from oneprior.cli.work import Work, sheet
 
     if inputs.of_text(s.prior):
-        from oneprior.cli import texts
-
-        return texts.edit(s)
+        return _texts(s)
     if s.target is None or s.span is not None:
         raise ValueError("which class shall they become? give --target (--span is for text)")
     if not 0 < s.strength <= 1:
@@ -69,3 +67,41 @@ def run(s: EditSettings, command: list[str]) -> int:
         work.picture("sheet", shown)
     work.screen.say(f"{len(work.rows)} edited: {work.out} (sheet.png: before, after)")
     return work.finish(how)
+
+
+def _texts(s: EditSettings) -> int:
+    """Every file drawn anew in part: a span, or a share of its tokens."""
+    import torch
+
+    from oneprior.cli import inputs, work
+    from oneprior.cli.screen import Screen
+    from oneprior.data.text import text
+    from oneprior.training.files import write_json
+
+    screen = Screen(s.json)
+    prior: Any = inputs.open_prior(s.prior, s.device, tokens=True)
+    try:
+        span = None if s.span is None else tuple(int(v) for v in s.span.split(","))
+    except ValueError:
+        span = ()
+    if span is not None and len(span) != 2:
+        raise ValueError(f"--span {s.span}: FIRST,LAST in tokens was expected, such as 10,42")
+    files = inputs.texts(s.files, apart=True)[: s.n]
+    out = work.fresh(s.out, "edit")
+    made = [out / f"{name}.txt" for name in work.stems(files)]
+    work.free(made, s.force)
+    how: dict[str, Any] = {"strength": s.strength, "span": span, "steps": s.steps}
+    cond, rows = inputs.target(prior, s.target), list[dict[str, Any]]()
+    with screen.steps(list(zip(files, made, strict=True)), "editing") as each:
+        for i, (file, path) in enumerate(each):
+            before = torch.from_numpy(text(file, length=2, tokens=prior.codec).tokens.astype("int64"))
+            result = prior.edit(before[None], seeds=[s.seed + i], guidance=s.guidance, **how, **cond)
+            work.write(path, result.texts[0])
+            change = float((result.x[0].cpu() != before).double().mean())
+            rows.append({"file": file, "edited": str(path), "change": change})
+            screen.say(result.texts[0])
+    settings = {"prior": s.prior, **how, "seed": s.seed}
+    write_json(out / "result.json", {"settings": settings, "texts": rows})
+    screen.say(f"{len(rows)} edited: {out}")
+    screen.result({"command": "edit", "out": str(out), "settings": settings, "texts": rows})
+    return 0

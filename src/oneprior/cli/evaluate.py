@@ -9,37 +9,9 @@ nearer to training than to held-out data. Distances are taken between pixels; co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from tyro.conf import Positional
-
-from oneprior.cli.settings import Using, Writing
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(Writing, Using):
-    data: Positional[str]
-    """what it was trained on: a folder, file or name, with a held-out part"""
-    n: int | None = None
-    """samples in each comparison (default: as many as are held out, at most 500)"""
-    repeats: int = 3
-    """comparisons with fresh samples, for the standard error"""
-    steps: int = 20
-    """steps of the sampler"""
-    sampler: str = "auto"
-    """auto, ddim, ancestral, 2m, heun, ...; another name lists them all"""
-    classify: int = 200
-    """held-out pictures to classify, where there are classes; 0 for none"""
-    calls: int = 16
-    """network calls for each of them and each class"""
-    likelihood: int = 64
-    """held-out samples whose likelihood is taken; 0 for none"""
-    skip_bad: bool = False
-    """leave out pictures that cannot be read"""
-    private: bool = False
-    """no pictures in the report, of the data or drawn"""
-
+from oneprior.cli.settings import EvaluateSettings
 
 SETTINGS = EvaluateSettings
 
@@ -66,7 +38,6 @@ def run(s: EvaluateSettings, command: list[str]) -> int:
             found, seconds[use] = tasks[use](prior, train, test, s, pictures)
             rows += [{"use": use, **row} for row in found]
     screen.table(rows)
-    out.mkdir(parents=True, exist_ok=True)
     record = {"prior": s.prior, "data": s.data, "rows": rows, "seconds": seconds}
     write_json(out / "result.json", record)
     write_report(

@@ -38,7 +38,7 @@ def run(s: FeaturesSettings, command: list[str]) -> int:
     import torch
 
     from oneprior.cli.work import Work, free, sheet
-    from oneprior.training.files import explained, write_bytes
+    from oneprior.training.files import write_bytes
     from oneprior.uses.features import pca_maps, validated
 
     if not 0 < s.t < 1:
@@ -66,8 +66,6 @@ def run(s: FeaturesSettings, command: list[str]) -> int:
         found["maps"] = work.picture("maps", shown)
     buffer = io.BytesIO()
     np.save(buffer, features.numpy(), allow_pickle=False)
-    with explained(work.out):
-        work.out.mkdir(parents=True, exist_ok=True)
     write_bytes(work.out / "features.npy", buffer.getvalue())
     if y is not None and torch.as_tensor(y).unique(return_counts=True)[1].min() >= 3 and len(set(y.tolist())) > 1:
         found["accuracy"] = validated(features, torch.as_tensor(y))

@@ -20,6 +20,7 @@ from oneprior.data.folder import SUFFIXES, ImageFolder, _images, _look
 from oneprior.data.metadata import TABLES
 from oneprior.data.resolve import NAMES, holds_scans, is_pictures
 from oneprior.data.scans import Slices, scan_source
+from oneprior.data.text import SUFFIXES as TEXTS
 from oneprior.joint_prior import JointPrior
 from oneprior.loading import load
 from oneprior.prior import Prior
@@ -42,6 +43,14 @@ def of_text(name: str) -> bool:
     """Whether a prior is one of text, without loading it."""
     config = storage._config(storage.find(name), ())
     return config.get("codec", {}).get("type") in (Characters.type, Bytes.type, Pieces.type)
+
+
+def texts(specs: Sequence[str], apart: bool = False) -> list[str]:
+    """Names of texts; apart: the files of a folder one by one."""
+    if not specs:
+        raise ValueError("which text? give files, a folder, or kjv")
+    inside = {p: sorted(f for f in Path(p).rglob("*") if f.name.endswith(TEXTS)) for p in specs if Path(p).is_dir()}
+    return [str(f) for p in specs for f in (inside.get(p, [p]) if apart else [p])]
 
 
 def usable(device: str) -> torch.device:

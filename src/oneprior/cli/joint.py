@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from oneprior.cli import build
+from oneprior.cli.job import TrainJob
 from oneprior.cli.options import arguments
 from oneprior.cli.screen import Screen
-from oneprior.cli.train import TrainJob
 from oneprior.conditions import Conditions
 from oneprior.data import Packed
 from oneprior.denoiser import Facts
@@ -44,6 +44,5 @@ def parts(job: TrainJob, screen: Screen) -> build.Parts:
     facts = Facts(t_range=made.den.facts.t_range)
     den = JointDenoiser(net, shapes, schedules, {names[0]: made.den.prediction}, facts=facts)
     objective = JointObjective(Independent(2, made.objective.law), each=made.objective)
-    data: Any = Packed(made.source, {names[0]: "x", LABEL: LABEL}, made.codec)
-    every: Any = {"source": data, "codec": data, "den": den, "objective": objective}
-    return replace(made, conditions=Conditions(), **every)
+    data = Packed(made.source, {names[0]: "x", LABEL: LABEL}, made.codec)
+    return replace(made, source=data, codec=data, conditions=Conditions(), den=den, objective=objective)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from oneprior import metrics
-from oneprior.cli.evaluate import EvaluateSettings
 from oneprior.cli.inputs import Inputs
+from oneprior.cli.settings import EvaluateSettings
 from oneprior.metrics import null
 from oneprior.prior import Prior
 from oneprior.results import grid, visible

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
-from oneprior.cli.build import Parts, read
+from oneprior.cli.build import Parts, held_out
 from oneprior.cli.inputs import label_of
+from oneprior.cli.job import ABOUT_THIS_CALL
 from oneprior.cli.options import flat
-from oneprior.cli.screen import Screen
-from oneprior.cli.train import ABOUT_THIS_CALL
 from oneprior.cli.work import sheet, write_picture
 from oneprior.conditions import Conditions, Label
 from oneprior.data import Source
@@ -22,7 +20,7 @@ from oneprior.loading import load
 from oneprior.metrics import train_share
 from oneprior.nets.lora import merged
 from oneprior.prior import Prior
-from oneprior.report import curve, write_report
+from oneprior.report import curve, raster, write_report
 from oneprior.results import contact
 from oneprior.training.run import RunFolder
 from oneprior.training.trainer import Trainer
@@ -32,12 +30,17 @@ KEPT = "prior"  # what a training leaves in its folder
 ENDS = ("samples", "minutes", "held-out")  # of a training that came to its end
 
 
+def facts_of(trainer: Trainer, made: Any, *settings: str) -> dict[str, Any]:
+    """Facts of a prior, with those of its training."""
+    s = trainer.settings
+    training = {"samples": trainer.n, "seconds": round(trainer.seconds, 1), "batch": s.batch}
+    training |= {k: getattr(made.job, k) for k in settings} | {"lr": s.lr, "seed": s.seed}
+    return {**made.facts, "training": training}
+
+
 def prior_of(trainer: Trainer, made: Parts) -> Prior:
-    training = {"samples": trainer.n, "seconds": round(trainer.seconds, 1), "batch": trainer.settings.batch}
-    training |= {k: getattr(made.job, k) for k in ("net_size", "schedule", "prediction", "weight", "law")}
-    training |= {"lr": trainer.settings.lr, "seed": trainer.settings.seed}
     den = made.den if made.job.lora is None else merged(made.den)
-    facts = {**made.facts, "training": training}
+    facts = facts_of(trainer, made, "net_size", "schedule", "prediction", "weight", "law")
     if isinstance(made.den, JointDenoiser):
         known = Conditions({"label": Label(made.source.facts.classes or ())})
         return JointPrior(made.den, made.source.codec, known, facts)  # type: ignore[attr-defined]
@@ -76,15 +79,12 @@ def preview(prior: Prior, run: RunFolder, n: int, source: Source) -> None:
 
 def scatter(x: Any) -> Image.Image:
     """Points (N, 2) as a picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4, 4), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot(aspect="equal")
     axes.scatter(*x.cpu().T.numpy(), s=4, alpha=0.5, linewidths=0)
-    canvas.draw()
-    return Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
+    return raster(figure)
 
 
 def copied(prior: Prior, made: Parts) -> dict[str, Any] | None:
@@ -93,7 +93,7 @@ def copied(prior: Prior, made: Parts) -> dict[str, Any] | None:
     several parts."""
     if made.job.split == "all" or "y" in made.conditions or isinstance(prior, JointPrior):
         return None
-    held = read(replace(made.job, split="test", mirror=False), Screen(quiet=True))
+    held = held_out(made)
     n = min(len(held), len(made.source), 2000)
     t, h = (s.batch([i * len(s) // n for i in range(n)])["x"].flatten(1) for s in (made.source, held))
     label = label_of(prior)
@@ -103,8 +103,7 @@ def copied(prior: Prior, made: Parts) -> dict[str, Any] | None:
 
 
 def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float]) -> dict[str, Any]:
-    lines = [line for line in run.lines() if math.isfinite(line["loss"])]
-    pictures: list[Any] = []
+    lines, pictures = finite(run), list[Any]()
     grids = sorted(run.samples.glob("*.png"))
     if grids:
         said = "One seed a picture, averaged weights, 20 steps."
@@ -113,9 +112,7 @@ def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float
         pictures.append((f"Samples after {int(grids[-1].stem):,}", grids[-1], said))
     if len(grids) > 1:
         pictures.append((f"The same seeds after {int(grids[0].stem):,}", grids[0], "As training went on: samples/."))
-    if len(lines) > 1:
-        n, loss = [line["n"] for line in lines], [line["loss"] for line in lines]
-        pictures.append(("Loss", curve(n, {"loss": loss}, xlabel="samples seen", ylabel="loss", log=True)))
+    pictures += losses(lines)
     if len(lines) > 1 and all("held_out" in line for line in lines):
         n, seen = [line["n"] for line in lines], [line["held_out"] for line in lines]
         pictures.append(("Held-out objective", curve(n, {"held out": seen}, xlabel="samples seen", log=True)))
@@ -131,9 +128,10 @@ def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float
         said = "share of 64 samples nearer to training than to held-out data"
         rows.append({"use": "copies", "metric": said, "value": found["copied"], "null": found["copied_null"]})
     facts = made.source.facts
-    write_report(
-        run.path / "report.html",
-        title=f"{run.path.name}: a diffusion prior of {facts.name}",
+    write(
+        made,
+        run,
+        "a diffusion prior",
         lead=f"{len(made.source):,} samples of {' x '.join(map(str, facts.shape))}; use it with "
         f"oneprior sample {run.path}, or oneprior.load('{run.prior}').",
         rows=rows,
@@ -143,6 +141,23 @@ def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float
             "A loss is comparable between runs with the same schedule, prediction and weight only; "
             f"oneprior evaluate {run.path} DATA measures what counts."
         ],
-        prior_card={k: v for k, v in flat(made.job).items() if k not in ABOUT_THIS_CALL and v not in (None, False)},
     )
     return found or {}
+
+
+def finite(run: RunFolder) -> list[dict[str, Any]]:
+    """The lines of a run's log whose loss is a number."""
+    return [line for line in run.lines() if math.isfinite(line["loss"])]
+
+
+def losses(lines: list[dict[str, Any]], unit: float = 1.0, what: str = "loss", log: bool = True) -> list[Any]:
+    """The loss as a picture of a report, where there is a line to draw. unit: of the picture, in that of the log."""
+    n, loss = [line["n"] for line in lines], [line["loss"] / unit for line in lines]
+    return [("Loss", curve(n, {what: loss}, xlabel="samples seen", ylabel=what, log=log))] if len(n) > 1 else []
+
+
+def write(made: Any, run: RunFolder, what: str, **parts: Any) -> None:
+    """The run's report, with its settings; parts: as of `write_report`."""
+    card = {k: v for k, v in flat(made.job).items() if k not in ABOUT_THIS_CALL and v not in (None, False)}
+    title = f"{run.path.name}: {what} of {made.source.facts.name}"
+    write_report(run.path / "report.html", title=title, prior_card=card, **parts)

@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tyro.conf import UseAppendAction
-
-from oneprior.cli.settings import OnPictures, Writing
+from oneprior.cli.settings import OnPictures, Told, Writing
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestoreSettings(Writing, OnPictures):
+class RestoreSettings(Told, Writing, OnPictures):
     mask: Path | None = None
     """a picture: white is seen, black is hidden"""
     operator: str | None = None
@@ -41,10 +39,6 @@ class RestoreSettings(Writing, OnPictures):
     """draws a picture; their mean is the answer, their spread says how sure it is"""
     steps: int | None = None
     """steps (default: those of the method)"""
-    label: str | None = None
-    """class, where it is known"""
-    cond: UseAppendAction[tuple[str, ...]] = ()
-    """NAME=VALUE of any condition"""
 
 
 SETTINGS = RestoreSettings
@@ -78,13 +72,9 @@ def run(s: RestoreSettings, command: list[str]) -> int:
     else:
         operator, at = damage.scene(s.operator, s.mask, s.files, shape, seed=s.seed, whole=s.simulate, most=s.n)
     seen = at if operator is None else tuple(operator(torch.zeros(1, *at)).shape[1:])
-    settings = {
-        "operator": s.operator or (f"mask {s.mask}" if s.mask else None),
-        "noise": noise if isinstance(noise, float) else s.noise,
-        "method": s.method,
-        "draws": s.draws,
-    }
-    settings |= {"steps": s.steps, "simulate": s.simulate, "label": s.label, "cond": list(s.cond)}
+    told = {k: getattr(s, k) for k in ("method", "draws", "steps", "simulate", "label")} | {"cond": list(s.cond)}
+    settings = {"operator": s.operator or (f"mask {s.mask}" if s.mask else None), **told}
+    settings["noise"] = noise if isinstance(noise, float) else s.noise
     if window is not None and isinstance(noise, float):
         noise /= window[1] - window[0]  # as the values that the work is done in
     work.read("restore", seen if not s.simulate else at if at != shape else None, settings)
@@ -104,16 +94,12 @@ def run(s: RestoreSettings, command: list[str]) -> int:
             y = simulate(operator, x, noise, s.seed, part) if s.simulate else x
         y = operator(y) if isinstance(operator, Mask) else y  # whatever stands in the hidden part
         seeds = paired_off(range(s.seed + part.start * s.draws, s.seed + part.stop * s.draws), s.draws)
-        how: dict[str, Any] = {
-            "method": s.method,
-            "draws": s.draws,
-            "steps": s.steps,
-            "seeds": seeds,
-            "progress": work.inner,
-        }
+        how: dict[str, Any] = {"method": s.method, "draws": s.draws, "steps": s.steps, "progress": work.inner}
         there = y.to(work.prior.device)
         measured = there if operator is None else damage.measurement(there, operator, noise)
-        result: Any = work.add(work.prior.restore(measured, **how, **inputs.part_of(cond, part, len(work.given))))
+        result: Any = work.add(
+            work.prior.restore(measured, seeds=seeds, **how, **inputs.part_of(cond, part, len(work.given)))
+        )
         z, draws = result.x.cpu(), result.draws.cpu()
         spread = [(2 * draws.std(1)).clamp(max=1)] if s.draws > 1 else []  # white is a spread of 1/2
         if not work.rows:
@@ -136,14 +122,14 @@ def run(s: RestoreSettings, command: list[str]) -> int:
         work.save(settings, unfinished=work.given.names)
     mean = {k: sum(r[k] for r in work.rows) / len(work.rows) for k in work.rows[0] if k.endswith(("psnr", "ssim"))}
     if s.simulate:
-        plain = (
+        kind = (
             "as damaged"
             if operator is None
             else "linear, pixel by pixel"
             if operator.linear
             else "inverted as if clean"
         )
-        names = {"": "restored", "baseline_": f"baseline: {plain}"}
+        names = {"": "restored", "baseline_": f"baseline: {kind}"}
         work.screen.table([{"": n, "PSNR dB": mean[f"{k}psnr"], "SSIM": mean[f"{k}ssim"]} for k, n in names.items()])
     rows = "measured, restored" + ", spread" * (s.draws > 1) + ", truth" * s.simulate
     work.screen.say(f"{len(work.rows)} restored: {work.out} (sheet.png: {rows})")

@@ -9,67 +9,12 @@ oneprior sample kjv --prompt "In the beginning [32] light" --n 4 --steps 64
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tyro.conf import UseAppendAction
-
 from oneprior.cli.options import seeds_of
-from oneprior.cli.settings import Using, Writing
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleSettings(Writing, Using):
-    n: int | None = None
-    """how many: seeds --seed, --seed + 1, ... (16 without --seeds)"""
-    seeds: str | None = None
-    """such as 0-63 or 1,5,9"""
-    label: str | None = None
-    """class name or number; several ("0,1,2", or "all") are dealt out by seed"""
-    cond: UseAppendAction[tuple[str, ...]] = ()
-    """NAME=VALUE of any condition"""
-    given: UseAppendAction[tuple[str, ...]] = ()
-    """PART=VALUE of a prior of several parts: a label, or the file of a picture; the other parts are drawn"""
-    steps: int | None = None
-    """steps of the sampler (20; of tokens: as many as exactness takes)"""
-    sampler: str = "auto"
-    """auto, ddim, 2m, heun, ..., own (what a foreign checkpoint came with); of tokens auto, first-hitting, confidence,
-    ...; another name lists them all"""
-    prompt: str | None = None
-    """text in which [32] stands for 32 tokens to be drawn; without any, what follows is"""
-    length: int | None = None
-    """of a text, in tokens"""
-    text: str | None = None
-    """caption to draw, of priors that know captions"""
-    top_p: float | None = None
-    """of each token, keep the likeliest symbols up to this mass"""
-    kappa: float | None = None
-    """its stochasticity, where it takes one: 0 the ODE, 1 the reverse SDE"""
-    eta: float | None = None
-    """the same in DDIM's measure, in [0, 1]"""
-    grid: str | None = None
-    """times of its steps, instead of the sampler's own; another name lists them all"""
-    temperature: float | None = None
-    """of the noise of its steps, or of the law of each token; 1 is plain"""
-    guidance: float = 1.0
-    """scale of guidance; 1 is none"""
-    guide: str = "cfg"
-    """kind of guidance: cfg, cfg++, apg or cfg-zero"""
-    interval: str | None = None
-    """LO,HI in sigma/alpha where guidance applies, such as 0.3,5"""
-    rescale: float | None = None
-    """bring the guided spread back to the plain one, 0 to 1 (cfg)"""
-    negative: UseAppendAction[tuple[str, ...]] = ()
-    """NAME=VALUE to be guided away from, instead of from no condition"""
-    threshold: float | None = None
-    """dynamic thresholding: the share of pixels in range, such as 0.995"""
-    frames: int | None = None
-    """frames of each clip, of a prior of clips (default: as many as in training)"""
-    trajectory: Path | None = None
-    """write the walk as well, x_t beside its mean: .gif, or .png for a strip"""
-
+from oneprior.cli.settings import SampleSettings
 
 SETTINGS = SampleSettings
 
@@ -78,9 +23,8 @@ def run(s: SampleSettings, command: list[str]) -> int:
     import torch
 
     from oneprior import film
-    from oneprior.cli import inputs, sampling, texts
+    from oneprior.cli import inputs, sampling, work
     from oneprior.cli.screen import Screen
-    from oneprior.cli.work import free, fresh, read_clip, read_picture, write_picture
     from oneprior.joint_prior import JointPrior
     from oneprior.results import Result, window_of
     from oneprior.token_prior import TokenPrior
@@ -91,17 +35,15 @@ def run(s: SampleSettings, command: list[str]) -> int:
     cond = inputs.conditions(prior, s.label, (*s.cond, *([] if s.text is None else [f"text={s.text}"])), seeds)
     several = isinstance(prior, JointPrior)
     cond |= inputs.given(prior, s.given, seeds, s.trajectory is not None, screen)
-    if isinstance(prior, TokenPrior):
-        call = texts.arguments(prior, s)
-    else:
-        s = replace(s, steps=20 if s.steps is None else s.steps)
-        call = sampling.arguments(prior, s)
-    out = fresh(s.out, "sample")
+    if s.steps is None and not isinstance(prior, TokenPrior):
+        s = replace(s, steps=20)
+    call = sampling.arguments(prior, s)
+    out = work.fresh(s.out, "sample")
     if s.trajectory is not None:
-        free([film.checked(s.trajectory, prior.shape)], s.force)
+        work.free([film.checked(s.trajectory, prior.shape)], s.force)
     how: dict[str, Any] = {"prior": s.prior, "steps": s.steps, "sampler": s.sampler, "guidance": s.guidance}
     how |= {"label": s.label, "cond": list(s.cond), **sampling.further(s)}
-    suffix = texts.kind(prior)
+    suffix = work.kind(prior)
     there = _there(out, how, s.force, suffix or ".png")
     files = [out / f"{seed:06d}{suffix}" for seed in seeds] if suffix else [out / "samples.npy"]
     every = s.force or not suffix or several or s.trajectory is not None  # a film shows them all, a table lists them
@@ -120,7 +62,7 @@ def run(s: SampleSettings, command: list[str]) -> int:
                 continue
             each = result.texts if suffix == ".txt" else result.pil() if suffix == ".png" else result.x
             for i, one in zip(part, each, strict=True):
-                texts.write(files[i], one)
+                work.write(files[i], one)
                 if i == todo[0]:  # now it is known that the settings work, and what is in this folder
                     write_json(out / "result.json", {"settings": how, "seeds": sorted({*there, *seeds})})
     known = sorted({*there, *seeds}) if suffix else seeds
@@ -130,8 +72,8 @@ def run(s: SampleSettings, command: list[str]) -> int:
         )
     elif suffix:
         shown = [f for seed in known[: 256 if suffix == ".png" else 16] if (f := out / f"{seed:06d}{suffix}").exists()]
-        every_x = torch.stack([read_picture(f) if suffix == ".png" else read_clip(f, prior.shape[1:]) for f in shown])
-        write_picture(out / "grid.png", Result(every_x).grid())
+        every_x = [work.read_picture(f) if suffix == ".png" else work.read_clip(f, prior.shape[1:]) for f in shown]
+        work.write_picture(out / "grid.png", Result(torch.stack(every_x)).grid())
     else:
         Result(torch.cat(drawn), tuple(seeds), window=window_of(prior.codec)).save(out)
     record: dict[str, Any] = {"settings": how, "nfe": nfe, "seconds": round(seconds, 3)}
@@ -153,10 +95,10 @@ def run(s: SampleSettings, command: list[str]) -> int:
 
 def _there(out: Path, how: dict[str, Any], force: bool, suffix: str) -> list[int]:
     """Seeds drawn into this folder before. Those of other settings would be taken for ours: refused, or removed."""
-    try:
-        before = json.loads((out / "result.json").read_text(encoding="utf-8"))
-        settings, seeds = before["settings"], [int(seed) for seed in before["seeds"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    from oneprior.cli.work import recorded
+
+    before = recorded(out / "result.json")
+    if not isinstance(settings := before.get("settings"), dict) or not isinstance(seeds := before.get("seeds"), list):
         return []
     names = dict.fromkeys([*how, *settings])
     other = [f"{k} {settings.get(k)!r}, now {how.get(k)!r}" for k in names if settings.get(k) != how.get(k)]

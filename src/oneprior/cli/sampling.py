@@ -9,13 +9,14 @@ from typing import Any
 
 from oneprior import sampling
 from oneprior.cli import inputs
-from oneprior.cli.sample import SampleSettings
+from oneprior.cli.settings import SampleSettings
 from oneprior.codecs import Pixels
 from oneprior.denoiser import Denoiser
 from oneprior.guidance import APG, CFG, CFGpp, CFGZero, Threshold, sigma
 from oneprior.prior import Guidance, Prior
 from oneprior.sampling import SAMPLERS, Sampler, grids
 from oneprior.schedules import Eta
+from oneprior.token_prior import TokenPrior
 
 GUIDES: dict[str, Callable[..., Denoiser]] = {"cfg": CFG, "cfg++": CFGpp, "apg": APG, "cfg-zero": CFGZero}
 GRIDS: dict[str, grids.Grid] = {
@@ -32,29 +33,16 @@ GRIDS: dict[str, grids.Grid] = {
     "ays-sdxl": grids.AYS_SDXL,
 }
 FRAMES = 32  # of a trajectory, at most
-FURTHER = (
-    "kappa",
-    "eta",
-    "grid",
-    "temperature",
-    "interval",
-    "rescale",
-    "threshold",
-    "prompt",
-    "length",
-    "text",
-    "top_p",
-    "frames",
-)
+PICTURES_ONLY = ("kappa", "eta", "grid", "interval", "rescale", "threshold", "trajectory")
+OWN = ("prompt", "length", "top_p")
+FURTHER = ("kappa", "eta", "grid", "temperature", "interval", "rescale", "threshold", *OWN, "text", "frames")
 
 
 def further(s: SampleSettings) -> dict[str, Any]:
     """The rarer settings, where they were given: with the common ones they make a sample what it is."""
-    told = {"given": [*s.given]} if s.given else {}
-    given: dict[str, Any] = told | {k: v for k in FURTHER if (v := getattr(s, k)) is not None}
-    return (
-        given | ({"guide": s.guide} if s.guide != "cfg" else {}) | ({"negative": [*s.negative]} if s.negative else {})
-    )
+    rare: dict[str, Any] = {k: v for k in FURTHER if (v := getattr(s, k)) is not None}
+    rare |= {k: [*v] for k in ("given", "negative") if (v := getattr(s, k))}
+    return rare | ({"guide": s.guide} if s.guide != "cfg" else {})
 
 
 def arguments(prior: Prior, s: SampleSettings) -> dict[str, Any]:
@@ -64,8 +52,10 @@ def arguments(prior: Prior, s: SampleSettings) -> dict[str, Any]:
         ValueError: for a name that is not known (all that are get listed), a setting that the named sampler or guidance
             does not have, or a number out of range.
     """
+    if isinstance(prior, TokenPrior):
+        return _of_tokens(s)
     grids.check_steps(20 if s.steps is None else s.steps)
-    if wrong := [k for k in ("prompt", "length", "top_p") if getattr(s, k) is not None]:
+    if wrong := [k for k in OWN if getattr(s, k) is not None]:
         raise ValueError(f"--{wrong[0]} is for a prior of tokens, and this one is none")
     if s.frames is not None and (len(prior.shape) != 4 or s.frames < 1):
         raise ValueError(f"--frames {s.frames}: one or more, of a prior of clips; this one's samples are {prior.shape}")
@@ -75,6 +65,16 @@ def arguments(prior: Prior, s: SampleSettings) -> dict[str, Any]:
     call = {"steps": s.steps, "sampler": sampler(s), "guidance": guidance(prior, s), "temperature": temperature}
     call |= {} if s.frames is None else {"frames": s.frames}
     return call | ({} if s.trajectory is None else {"trajectory": FRAMES})
+
+
+def _of_tokens(s: SampleSettings) -> dict[str, Any]:
+    """What `TokenPrior.sample` takes beside seeds and conditions. Raises ValueError for flags of pictures."""
+    wrong = [k for k in PICTURES_ONLY if getattr(s, k) is not None]
+    wrong += ["guide"] * (s.guide != "cfg") + ["negative"] * bool(s.negative)
+    if wrong:
+        raise ValueError(f"--{wrong[0]} is not for a prior of tokens; these are: --{', --'.join(OWN)}, --temperature")
+    own = {k: v for k in (*OWN, "temperature") if (v := getattr(s, k)) is not None}
+    return {"steps": s.steps, "sampler": s.sampler, "guidance": s.guidance, **own}
 
 
 def sampler(s: SampleSettings) -> str | Sampler:

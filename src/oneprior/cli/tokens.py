@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from oneprior import __version__, storage, tokens
-from oneprior.cli import build
-from oneprior.cli.codec import _size
-from oneprior.cli.options import arguments, flat
+from oneprior import storage, tokens
+from oneprior.cli import build, page
+from oneprior.cli.build import Parts
+from oneprior.cli.job import TrainJob
+from oneprior.cli.options import arguments
 from oneprior.cli.screen import Screen
-from oneprior.cli.train import ABOUT_THIS_CALL, TrainJob
 from oneprior.cli.work import write_picture
 from oneprior.codecs import VQ, Levels
 from oneprior.conditions import Caption, Condition, Conditions, Label
@@ -24,7 +24,6 @@ from oneprior.denoiser import Facts
 from oneprior.nets import CodesConfig, TokensConfig
 from oneprior.nets import build as network
 from oneprior.nets.lora import config_like, merged
-from oneprior.report import curve, write_report
 from oneprior.results import grid
 from oneprior.token_prior import Texts, TokenPrior
 from oneprior.tokens.losses import LOSSES, TokenObjective
@@ -41,20 +40,6 @@ CORRUPTIONS: dict[str, Any] = {
     "hybrid": tokens.Hybrid,
     "mask-replace": tokens.MaskReplace,
 }
-
-
-@dataclass(frozen=True)
-class Parts:
-    """As `cli.build.Parts`; codec: what the trainer asks, None where the data are tokens already."""
-
-    job: TrainJob
-    source: Source
-    codec: VQ | Levels | None
-    conditions: Conditions
-    den: tokens.TokenDenoiser
-    objective: TokenObjective
-    words: Any
-    facts: dict[str, Any]
 
 
 def codec_of(job: TrainJob) -> TrainJob:
@@ -86,10 +71,7 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         words, picture, (h, w) = codec, codec, codec.grid
         symbols, length, fields = codec.symbols, h * w, {"grid": codec.grid, "conv": 3}
         if job.captions or job.text:
-            how: dict[str, Any] = {"size": job.size, "channels": job.channels, "text": job.text, **build.columns(job)}
-            said = getattr(open_source(job.data, split=job.split, **(how if job.text else {})), "captions", None)
-            if said is None:
-                raise ValueError(f"--captions: {source.facts.name} has none")
+            said = _captions(job, job.split)
             known["text"], source = Caption.of(said), Captioned(source, said)
         elif source.facts.classes and not job.unconditional:
             known["label"] = Label(source.facts.classes)
@@ -119,7 +101,6 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     fields |= {"dropout": job.dropout, **conditions.fields}
     fields |= arguments("--net-args", kind, job.net_args, ("shape", "causal", *fields.keys() - {"conv", "dropout"}))
     config = kind.sized(shape, job.net_size, **fields)
-    facts = Facts(null=conditions.null)
     own = "posterior" if loss in ("masks", "ce", "finite") else "loo"  # where tokens are replaced, bounds train this
     if begun is None:
         net = network(config, job.train.seed)
@@ -127,14 +108,18 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         config = config_like(begun.den.net.config, shape, dropout=job.dropout, **conditions.fields)
         net = build.adopted(job, begun.den.net, config, screen)
         corruption, own, masks = begun.den.corruption, begun.den.convention, not begun.den.timed
-    den = tokens.TokenDenoiser(net, corruption, own, timed=not masks, facts=facts)
-    told = {
-        "shape": [length],
-        "data": {k: getattr(source.facts, k) for k in ("name", "count", "licence")} | {"split": job.split},
-        "oneprior": __version__,
-        **{k: v for k in ("init", "private") if (v := getattr(job, k))},
-    }
-    return Parts(job, source, picture, conditions, den, TokenObjective(LOSSES[loss]), words, told)
+    den = tokens.TokenDenoiser(net, corruption, own, timed=not masks, facts=Facts(null=conditions.null))
+    facts = build.told(job, source, (length,))
+    return Parts(job, source, picture, conditions, den, TokenObjective(LOSSES[loss]), facts, words)
+
+
+def _captions(job: TrainJob, split: str) -> tuple[str, ...]:
+    """Those of the data, or of the column that the job names."""
+    how: dict[str, Any] = {"size": job.size, "channels": job.channels, "text": job.text, **build.columns(job)}
+    source: Any = open_source(job.data, split=split, **(how if job.text else {}))
+    if not hasattr(source, "captions"):
+        raise ValueError(f"--captions: {source.facts.name} has none")
+    return source.captions
 
 
 def _codec(name: str, source: Source) -> VQ | Levels:
@@ -150,11 +135,8 @@ def _codec(name: str, source: Source) -> VQ | Levels:
 
 
 def prior_of(trainer: Trainer, made: Parts) -> TokenPrior:
-    training = {"samples": trainer.n, "seconds": round(trainer.seconds, 1), "batch": trainer.settings.batch}
-    training |= {k: getattr(made.job, k) for k in ("net_size", "corruption", "loss")}
-    training |= {"lr": trainer.settings.lr, "seed": trainer.settings.seed}
     den = made.den if made.job.lora is None else merged(made.den)
-    return TokenPrior(den, made.words, made.conditions, {**made.facts, "training": training})
+    return TokenPrior(den, made.words, made.conditions, page.facts_of(trainer, made, "net_size", "corruption", "loss"))
 
 
 def keep(trainer: Trainer, made: Parts, run: RunFolder, whole: bool) -> None:
@@ -178,20 +160,19 @@ def preview(prior: TokenPrior, made: Parts, run: RunFolder, n: int) -> None:
 def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float]) -> dict[str, Any]:
     """Write the page; returns the bound on held-out data, bits a token."""
     prior = TokenPrior(*storage.read(run.path, device=trainer.engine.device))
-    held = made.source
+    held: Any = made.source
     if made.job.split == "train":
-        if isinstance(made.source, TextSource):
-            held = text(made.job.data, length=made.job.length, tokens=made.source.text, split="test").apart()
-        else:
-            held = open_source(made.job.data, split="test", **_size(made))  # type: ignore[arg-type]
-            held = Captioned(held, held.captions) if made.job.captions else held  # type: ignore[union-attr]
+        held = build.held_out(made)
+        if isinstance(held, TextSource):
+            held = held.apart()
+        elif "text" in made.conditions:
+            held = Captioned(held, _captions(made.job, "test"))
     some = torch.linspace(0, len(held) - 1, min(MEASURED, len(held))).long().tolist()
     batch = held.batch(some)
     x = prior.codec.encode(batch["x"])
     ports = prior._ports(len(x), {k: batch[k] for k in made.conditions})
     rows = nats(prior.den, x.to(prior.device), DRAWS, range(len(x)), **ports).mean(1) / x.shape[1] / math.log(2)
     found = {"bits": float(rows.mean()), "bits_error": float(rows.std() / math.sqrt(len(rows)))}
-    lines = [line for line in run.lines() if math.isfinite(line["loss"])]
     pictures: list[Any] = []
     own = "held-out data" if made.job.split == "train" else "the data it was trained on"
     notes = [f"Bound on {len(x)} samples of {own}, {DRAWS} levels each."]
@@ -199,18 +180,16 @@ def report(trainer: Trainer, made: Parts, run: RunFolder, spent: dict[str, float
         pictures.append((f"Samples after {int(drawn[-1].stem):,}", drawn[-1], "One seed a picture, averaged weights."))
     if drawn := sorted(run.samples.glob("*.txt")):
         notes += [f"Sample: {t}" for t in drawn[-1].read_text(encoding="utf-8").strip().split("\n\n")]
-    if len(lines) > 1:
-        n, loss = [line["n"] for line in lines], [line["loss"] / math.log(2) for line in lines]
-        pictures.append(("Loss", curve(n, {"bits a token": loss}, xlabel="samples seen", ylabel="bits a token")))
+    pictures += page.losses(page.finite(run), math.log(2), "bits a token", log=False)
     said = {"bits": f"bound on {own}, bits a token", "bits_error": "its standard error"}
-    write_report(
-        run.path / "report.html",
-        title=f"{run.path.name}: a diffusion prior of {made.source.facts.name}",
+    page.write(
+        made,
+        run,
+        "a diffusion prior",
         lead=f"{prior.shape[0]} tokens of {made.den.corruption.vocab} symbols a sample; oneprior.load('{run.prior}').",
         rows=[{"use": "train", "metric": said[k], "value": v} for k, v in found.items()],
         pictures=pictures,
         seconds=spent,
         notes=notes,
-        prior_card={k: v for k, v in flat(made.job).items() if k not in ABOUT_THIS_CALL and v not in (None, False)},
     )
     return found

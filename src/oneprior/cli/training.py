@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.progress import TaskProgressColumn, TextColumn
 
 from oneprior.cli import codec, joint, page, tokens
-from oneprior.cli.build import parts, read
+from oneprior.cli.build import held_out, parts
+from oneprior.cli.job import ABOUT_THIS_CALL, TrainJob, folder_of
 from oneprior.cli.options import flat, from_file
 from oneprior.cli.screen import Screen
-from oneprior.cli.train import ABOUT_THIS_CALL, TrainJob, folder_of
-from oneprior.data.text import TextSource
-from oneprior.data.text import text as text_source
 from oneprior.report import duration
 from oneprior.training.dryrun import dry_run
 from oneprior.training.engine import make_engine
@@ -93,9 +90,7 @@ def _held_out(made: Any) -> Any:
         raise ValueError(f"--early-stop {made.job.early_stop}: at least one line of the log was expected")
     if made.job.split == "all" or made.job.captions or made.job.text:
         raise ValueError("--early-stop looks at the held-out part: leave out --split all, --captions and --text")
-    if isinstance(made.source, TextSource):
-        return text_source(made.job.data, length=made.job.length, tokens=made.source.text, split="test")
-    return read(replace(made.job, split="test", mirror=False), Screen(quiet=True))
+    return held_out(made)
 
 
 def _fit(

@@ -18,13 +18,14 @@ from torch import Tensor
 from oneprior.cli import inputs
 from oneprior.cli.screen import Screen
 from oneprior.cli.settings import OnPictures, Writing
-from oneprior.codecs import Standardise
+from oneprior.codecs import Standardise, Text
 from oneprior.data import Scan
-from oneprior.data.clips import frames_of
+from oneprior.data.clips import animation, frames_of
 from oneprior.data.folder import _pixels
 from oneprior.results import Result, grid, picture, png, window_of
 from oneprior.storage import identity
-from oneprior.training.files import atomic_folder, explained, write_bytes, write_json
+from oneprior.token_prior import TokenPrior
+from oneprior.training.files import atomic_folder, write_bytes, write_json
 
 
 class Work:
@@ -122,7 +123,7 @@ class Work:
                         file.write_bytes(data)
             else:
                 for file, data in stored.encode(values[:, 0] if isinstance(stored, Scan) else values, path, exact):
-                    write_file(file, data)
+                    write_bytes(file, data)
             del self._held[path]
         return str(path)
 
@@ -145,14 +146,20 @@ class Work:
         return 0
 
 
+def recorded(path: Path) -> dict[str, Any]:
+    """A record of ours; {} where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def unfinished(out: Path, settings: dict[str, Any] | None, names: Sequence[str]) -> dict[str, Any] | None:
     """The record that an interrupted call with these settings, on pictures of these names, left in a folder."""
-    try:
-        record = json.loads((out / "result.json").read_text(encoding="utf-8"))
-        same = record["settings"] == json.loads(json.dumps(settings)) and record["unfinished"] == list(names)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return record if same else None
+    record = recorded(out / "result.json")
+    same = record.get("settings") == json.loads(json.dumps(settings)) and record.get("unfinished") == list(names)
+    return record if record and same else None
 
 
 def peak_memory() -> int | None:
@@ -187,16 +194,24 @@ def stems(names: Sequence[str]) -> list[str]:
     return [s if plain.count(s) == 1 else f"{s}-{i:04d}" for i, s in enumerate(plain)]
 
 
-def write_file(path: Path, data: bytes) -> Path:
-    """Write a file, whose folder is made."""
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, data)
+def write_picture(path: Path, image: Image.Image) -> Path:
+    write_bytes(path, png(image))
     return path
 
 
-def write_picture(path: Path, image: Image.Image) -> Path:
-    return write_file(path, png(image))
+def kind(prior: Any) -> str | None:
+    """What a sample is written as: .txt, .png, .gif, or one array for all."""
+    if isinstance(prior, TokenPrior):
+        return ".txt" if isinstance(prior.codec, Text) else ".png"
+    return {3: ".png", 4: ".gif"}.get(len(prior.shape)) if not getattr(prior.codec, "unit", "") else None
+
+
+def write(path: Path, one: Any) -> None:
+    """A text, a picture or a clip to a file."""
+    if isinstance(one, Image.Image):
+        write_picture(path, one)
+    else:
+        write_bytes(path, one.encode() if isinstance(one, str) else animation(one, path.suffix))
 
 
 def read_picture(path: Path) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
+from oneprior.codecs.base import Codec
 from oneprior.codecs.latent import Latent
 from oneprior.codecs.levels import Levels
 from oneprior.codecs.pixels import Pixels, Standardise
@@ -27,40 +28,6 @@ __all__ = [
     "VQConfig",
     "from_dict",
 ]
-
-
-class Codec(Protocol):
-    """What the library asks of a codec."""
-
-    def encode(self, x: Tensor, check: bool = True) -> Tensor:
-        """Data units -> model range."""
-        ...
-
-    def dequantise(self, x: Tensor, u: Tensor) -> Tensor:
-        """`encode` for training and likelihood, with uniforms u like x where stored levels are to be spread."""
-        ...
-
-    def snap(self, x: Tensor) -> Tensor:
-        """To the nearest stored level, where there are levels."""
-        ...
-
-    def decode(self, m: Tensor, clip: bool = False) -> Tensor:
-        """Model range -> data units."""
-        ...
-
-    @property
-    def logdet(self) -> float:
-        """log |dm/dx|, nats per dimension."""
-        ...
-
-    @property
-    def log_bin(self) -> float | None:
-        """log of the width of one stored level in model range, nats per dimension; None if data is continuous."""
-        ...
-
-    def config(self) -> dict[str, Any]:
-        """{"type": ..., fields}, for `from_dict`."""
-        ...
 
 
 CODECS = {

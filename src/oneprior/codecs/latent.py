@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from oneprior.codecs.base import Codec
 from oneprior.codecs.pixels import _check_pictures
 from oneprior.operators.base import Local, Operator
 
 
-class Latent(nn.Module):
+class Latent(nn.Module, Codec):
     """model: the autoencoder, frozen. encoder, decoder: pictures in `range` to codes before scaling, and back; a mean
     where it has a law. channels: of the pictures. scale, shift: a number, or one a channel.
 
@@ -66,14 +67,6 @@ class Latent(nn.Module):
             _check_pictures(x)
         lo, hi = self.range
         return (self.encoder(lo + (hi - lo) * x) - self.shift) * self.scale
-
-    def dequantise(self, x: Tensor, u: Tensor) -> Tensor:
-        """`encode`: codes have no bins to spread over."""
-        return self.encode(x)
-
-    def snap(self, x: Tensor) -> Tensor:
-        """x itself: an autoencoder does not say what the pictures' levels are."""
-        return x
 
     def decode(self, m: Tensor, clip: bool = False) -> Tensor:
         """Codes -> pictures, differentiable; a little beyond [0, 1] unless clip."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from oneprior.codecs.base import Codec
 from oneprior.codecs.pixels import _check_pictures
 
 
 @dataclass(frozen=True)
-class Levels:
+class Levels(Codec):
     """Pictures (B, C, H, W) in [0, 1] <-> tokens (B, C H W) in [0, levels), the nearest of equally spaced levels.
 
     Example:
@@ -23,6 +24,7 @@ class Levels:
 
     levels: int
     shape: tuple[int, ...]
+    type: ClassVar[str] = "levels"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -47,10 +49,6 @@ class Levels:
             _check_pictures(x)
         return (x.clamp(0, 1) * (self.levels - 1)).round().long().flatten(1)
 
-    def dequantise(self, x: Tensor, u: Tensor) -> Tensor:
-        """`encode`: tokens have no bins."""
-        return self.encode(x, check=False)
-
     def snap(self, x: Tensor) -> Tensor:
         return (x * (self.levels - 1)).round() / (self.levels - 1)
 
@@ -68,16 +66,5 @@ class Levels:
         return hole.expand(-1, self.shape[0], -1, -1).flatten(1)
 
     @property
-    def logdet(self) -> float:
+    def log_bin(self) -> float:
         return 0.0
-
-    @property
-    def log_bin(self) -> float | None:
-        return 0.0
-
-    def config(self) -> dict[str, Any]:
-        return {"type": "levels", **asdict(self)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Levels:
-        return cls(config["levels"], tuple(config["shape"]))

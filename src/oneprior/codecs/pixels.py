@@ -8,17 +8,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from oneprior.codecs.base import Codec
 
 __all__ = ["Pixels", "Standardise"]
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Codec):
     """Pictures, floats in [0, 1], to `range`. levels: of the stored data (256 for bytes); None if it is continuous."""
 
     levels: int | None = 256
@@ -89,16 +91,9 @@ class Pixels:
         """log of a bin's width in model range, nats per dimension; None for continuous data."""
         return None if self.levels is None else math.log(self._width / self.levels)
 
-    def config(self) -> dict[str, Any]:
-        return {"type": self.type, **asdict(self)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(**{k: v for k, v in config.items() if k != "type"})
-
 
 @dataclass(frozen=True)
-class Standardise:
+class Standardise(Codec):
     """Data in its own units to mean 0, variance 1: (x - mean) / std, a number or one per entry of axis 1.
 
     unit: the name of the data's unit, for reports. `Standardise.fit(x)` measures both; `Standardise()` changes nothing.
@@ -133,14 +128,6 @@ class Standardise:
             raise ValueError(f"x holds {bad} of {x.numel()} values that are NaN or infinite: remove or fill them")
         return (x - self._like(self.mean, x)) / self._like(self.std, x)
 
-    def dequantise(self, x: Tensor, u: Tensor) -> Tensor:
-        """`encode`: such data is taken as continuous, u is not used."""
-        return self.encode(x)
-
-    def snap(self, x: Tensor) -> Tensor:
-        """Such data has no levels: x itself."""
-        return x
-
     def decode(self, m: Tensor, clip: bool = False) -> Tensor:
         """Model range -> data units. There is no range to clip to."""
         if clip:
@@ -152,17 +139,6 @@ class Standardise:
         """log |dm/dx|, nats per dimension, averaged over the channels."""
         std = self.std if isinstance(self.std, tuple) else (self.std,)
         return -sum(map(math.log, std)) / len(std)
-
-    @property
-    def log_bin(self) -> None:
-        return None
-
-    def config(self) -> dict[str, Any]:
-        return {"type": self.type, **asdict(self)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(**{k: v for k, v in config.items() if k != "type"})
 
     def _like(self, value: float | tuple[float, ...], x: Tensor) -> Tensor | float:
         if not isinstance(value, tuple):

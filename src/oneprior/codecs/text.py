@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from oneprior.codecs.base import Codec
+
 SHADE = "\u2592"  # how a token still masked is shown
 
 
 @dataclass(frozen=True)
-class Text(ABC):
+class Text(Codec, ABC):
     """Abstract: declares `ids` and `words` of one text.
 
     As a codec: `encode` takes texts of equal length to tokens (B, L), `decode` brings tokens back to texts.
@@ -64,26 +66,9 @@ class Text(ABC):
             out, piece = out + (self.words(piece) if piece else "") + SHADE, []
         return out[: -len(SHADE)]
 
-    def dequantise(self, x: Tensor, u: Tensor) -> Tensor:
-        return x
-
-    def snap(self, x: Tensor) -> Tensor:
-        return x
-
     @property
-    def logdet(self) -> float:
+    def log_bin(self) -> float:
         return 0.0
-
-    @property
-    def log_bin(self) -> float | None:
-        return 0.0
-
-    def config(self) -> dict[str, Any]:
-        return {"type": self.type, **asdict(self)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Text:
-        return cls(**{k: v for k, v in config.items() if k != "type"})
 
 
 @dataclass(frozen=True)

@@ -29,15 +29,11 @@ def array_file(
     [0, 1] or in `value_range`. Vectors (N, d) are unbounded and kept as they are. A `.npy` file is memory-mapped;
     of zarr (with the extra `large`) the chunks that a batch needs are read.
 
-    Args:
-        path: A `.npy` or `.npz` file, or a zarr array or group. Files of pickled objects are refused.
-        key: Array of a `.npz` file that holds the samples; by default the first of `IMAGE_KEYS`, or the only array
-            besides the labels.
-        labels: Array (N,) of integers or names, a `.npy` file of them, or the key of one in the `.npz` file;
-            by default the first of `LABEL_KEYS` in the file.
-        classes: Class names; by default the sorted names, or "0", "1", ... for integers.
-        layout: "NHWC" or "NCHW", where the shape alone does not tell.
-        value_range: Stored values (low, high) that become 0 and 1, e.g. (-1, 1).
+    path: a `.npy` or `.npz` file, or a zarr array or group; no pickled objects. key: of the samples in a `.npz`
+    file; by default the first of `IMAGE_KEYS`, or the only array besides the labels. labels: (N,) integers or names, a
+    `.npy` file of them, or a key; by default the first of `LABEL_KEYS`. classes: names; by default the sorted ones, or
+    "0", "1", ... layout: "NHWC" or "NCHW", where the shape does not tell. value_range: stored values that become 0 and
+    1, e.g. (-1, 1).
 
     Raises:
         FileNotFoundError: no such file.

@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
-from oneprior.data.source import Batch, DataFacts, Source
+from oneprior.data.source import Batch, Over, checked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,19 +94,9 @@ def _sized(x: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def _jpeg(x: Tensor, lo: float, hi: float, u: list[float], size: tuple[int, ...]) -> Tensor:
-    import io
+    from oneprior.operators import JPEG
 
-    from PIL import Image
-
-    a = (x[0].clamp(0, 1) * 255).round().byte().numpy()
-    if len(a) not in (1, 3):
-        raise ValueError(f"JPEG holds 1 or 3 channels; these pictures have {len(a)}")
-    file = io.BytesIO()
-    Image.fromarray(a[0] if len(a) == 1 else a.transpose(1, 2, 0)).save(
-        file, "JPEG", quality=round(lo + u[0] * (hi - lo))
-    )
-    b = np.asarray(Image.open(file), dtype=np.float32) / 255
-    return x.new_tensor(b[None, None] if b.ndim == 2 else b.transpose(2, 0, 1)[None])
+    return JPEG(round(lo + u[0] * (hi - lo))).encoded(x)
 
 
 STEPS: dict[str, tuple[Any, float, float]] = {
@@ -120,11 +108,10 @@ STEPS: dict[str, tuple[Any, float, float]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Degraded:
+class Degraded(Over):
     """A source of pairs {"x": clean, "y": degraded, ...} from clean pictures. Each picture stands in it `copies` times,
     degraded anew: sample i is picture i mod N with the draw of (seed, i)."""
 
-    source: Source
     recipe: Recipe
     seed: int = 0
     copies: int = 1
@@ -133,17 +120,11 @@ class Degraded:
         if len(self.source.facts.shape) != 3:
             raise ValueError(f"pictures are degraded; samples here have shape {self.source.facts.shape}")
 
-    @property
-    def facts(self) -> DataFacts:
-        return self.source.facts
-
     def __len__(self) -> int:
         return self.copies * len(self.source)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """See `Source.batch`."""
-        from oneprior.data.source import checked
-
         index = checked(indices, len(self), self.facts.name)
         out = self.source.batch((index % len(self.source)).tolist())
         return {**out, "y": self.recipe(out["x"], self.seed, index.tolist())}

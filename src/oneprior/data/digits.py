@@ -10,9 +10,6 @@ def digits(split: str = "all") -> Source:
 
     The split is fixed: 360 held-out pictures, 36 of every class, are the first of each class in the ranking of all
     samples by the raw Philox stream of key 1 (`held_out(1797, groups=labels)`); the other 1,437 are for training.
-
-    Args:
-        split: "train" (1,437), "test" (360) or "all" (1,797).
     """
     from sklearn.datasets import load_digits
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from oneprior.data.source import ArraySource, DataFacts
+from oneprior.data.source import ArraySource, DataFacts, check_split
 
 LICENCES = {
     "google": "Apache-2.0, Google (Noto Emoji); names and categories: MIT (emoji-datasource)",
@@ -39,12 +39,9 @@ def emoji(
         >>> emoji("data/emoji", "google", 32, split="test").captions[0]
         'hash key'
 
-    Args:
-        folder: Where `emoji-VENDOR-SIZE.npz` and `emoji.json` lie.
-        vendor: "google" or "twitter".
-        size: Side in pixels, 32 or 64.
-        split: "train", "test" (a tenth of the emoji, each with all its skin tones) or "all".
-        tones: Whether the emoji of a stated skin tone take part.
+    folder: where `emoji-VENDOR-SIZE.npz` and `emoji.json` lie. vendor: "google" or "twitter". size: 32 or 64 pixels.
+    split: "train", "test" (a tenth of the emoji, each with all its skin tones) or "all". tones: whether those of a
+    stated skin tone take part.
 
     Raises:
         FileNotFoundError: one of the files is not there.
@@ -52,8 +49,7 @@ def emoji(
     """
     if vendor not in LICENCES or size not in SIZES:
         raise ValueError(f"no emoji of vendor {vendor!r} at {size} pixels; expected one of {', '.join(NAMES)}")
-    if split not in ("train", "test", "all"):
-        raise ValueError(f"split is {split!r}; expected 'train', 'test' or 'all'")
+    check_split(split)
     file, table = Path(folder) / f"emoji-{vendor}-{size}.npz", Path(folder) / "emoji.json"
     for path in (file, table):
         if not path.is_file():

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oneprior.data import metadata, zips
-from oneprior.data.source import Batch, Captioned, DataFacts, Source, apart, checked, held_out
+from oneprior.data.source import Batch, Captioned, DataFacts, Source, apart, batch_of, check_split, checked, held_out
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -134,8 +134,6 @@ class ImageFolder:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """See `Source.batch`. A file that has become unreadable raises `UnreadableImages`."""
-        import torch
-
         channels, height, width = self.facts.shape
         index = checked(indices, len(self), self.facts.name)
         x = np.empty((len(index), channels, height, width), dtype=np.float32)
@@ -145,10 +143,7 @@ class ImageFolder:
                 x[row] = _pixels(_open(path), channels, (height, width))
             except Exception as error:
                 raise UnreadableImages(path.parent, {path: str(error) or type(error).__name__}, 1) from error
-        out = {"x": torch.from_numpy(x)}
-        if self.labels is not None:
-            out["label"] = torch.from_numpy(self.labels[index])
-        return out
+        return batch_of(x, self.labels, index)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -205,17 +200,12 @@ def image_folder(
 
     Every file is decoded once here, so that a damaged one is found now and not in the middle of training.
 
-    Args:
-        path: The folder. With `train/` and `test/` (or `val/`) inside, these are its splits.
-        split: "train", "test" or "all"; without such folders the fixed `held_out` fifth is "test".
-        size: Side or (height, width) of the pictures; None where all have one size already.
-        channels: 1 or 3; None: 3 if any picture has colour.
-        labels: Whether subfolders are classes (in the order of their names); None: yes, if there are at least two.
-        label: Column of the folder's table that names the class instead (see `data.metadata`).
-        text: Column of captions.
-        split_by: Column of groups, such as the patient, that are never on both sides of a split.
-        mixed: Take pictures of 8 and of 16 bits together, each by its own range.
-        skip_bad: Leave out pictures that cannot be read instead of raising.
+    path: with `train/` and `test/` (or `val/`) inside, these are its splits. split: "train", "test" or "all"; without
+    such folders the fixed `held_out` fifth is "test". size: side or (height, width); None where all have one size.
+    channels: 1 or 3; None: 3 if any picture has colour. labels: whether subfolders are classes, in the order of their
+    names; None: yes, if there are two. label, text, split_by: columns of the folder's table (`data.metadata`) of the
+    class, the caption, and of groups, such as the patient, that are never on both sides of a split. mixed: take 8 and
+    16 bits together, each by its own range. skip_bad: leave out what cannot be read instead of raising.
 
     Raises:
         FileNotFoundError: no such folder, or no picture in it.
@@ -234,8 +224,7 @@ def image_folder(
         raise ValueError(f"channels is {channels}; expected 1 (grey) or 3 (colour)")
     if size is not None and min((size,) if isinstance(size, int) else size) < 1:
         raise ValueError(f"size is {size}; expected a positive number of pixels or (height, width)")
-    if split not in ("train", "test", "all"):
-        raise ValueError(f"split is {split!r}; expected 'train', 'test' or 'all'")
+    check_split(split)
 
     train, test = _split_folders(root)
     on_disk = train is not None and test is not None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from oneprior.data.folder import _pixels, upright
-from oneprior.data.source import Batch, Captioned, DataFacts, Source, checked
+from oneprior.data.source import Batch, Captioned, DataFacts, Source, batch_of, checked
 
 USUAL = {"image": ("image", "img", "x", "pixel_values"), "label": ("label", "labels", "y", "fine_label"), "text": ()}
 
@@ -33,15 +33,10 @@ class Items:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """See `Source.batch`."""
-        import torch
-
         index = checked(indices, len(self), self.facts.name)
         c, *size = self.facts.shape
         x = [_picture(_part(self.dataset[int(i)], self.keys[0]), c, (size[0], size[1])) for i in index]
-        out = {"x": torch.from_numpy(np.stack(x))}
-        if self.labels is not None:
-            out["label"] = torch.from_numpy(self.labels[index])
-        return out
+        return batch_of(np.stack(x), self.labels, index)
 
 
 def from_dataset(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from oneprior.data.source import ArraySource, DataFacts
+from oneprior.data.source import ArraySource, DataFacts, check_split
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -52,19 +52,16 @@ def is_idx_folder(folder: Path) -> bool:
 def idx_files(path: str | Path, split: str = "all", classes: tuple[str, ...] | None = None) -> ArraySource:
     """Grey pictures in idx format, x = value / 255.
 
-    Args:
-        path: A folder with `train-images-idx3-ubyte[.gz]`, `t10k-labels-idx1-ubyte[.gz]` and so on, or one file of
-            images (its labels are then looked for under the same name with `labels` and `idx1`).
-        split: "train", "test" (the files `t10k` or `test`) or "all" (both, training first); one file is always whole.
-        classes: Class names; by default the digits of the labels.
+    path: a folder with `train-images-idx3-ubyte[.gz]`, `t10k-labels-idx1-ubyte[.gz]` and so on, or one file of images
+    (its labels are looked for under the same name with `labels` and `idx1`). split: "train", "test" (files `t10k` or
+    `test`) or "all" (training first); one file is always whole. classes: names; by default the digits of the labels.
 
     Raises:
         FileNotFoundError: no such files.
         ValueError: a damaged file, images that are not bytes (N, H, W), or labels that do not match.
     """
     path = Path(path)
-    if split not in ("train", "test", "all"):
-        raise ValueError(f"split is {split!r}; expected 'train', 'test' or 'all'")
+    check_split(split)
     if path.is_file():
         other = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
         pairs = [(path, other if other != path and other.is_file() else None)]

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from oneprior.data.source import Batch, DataFacts, Source, checked
+from oneprior.data.source import Batch, Over, checked
 
 
 @dataclass(frozen=True, eq=False)
-class Mirrored:
+class Mirrored(Over):
     """A source of pictures and their mirror images, left for right: sample N + i is sample i mirrored.
 
         >>> len(Mirrored(digits("train")))
@@ -16,15 +16,9 @@ class Mirrored:
     Right where a mirrored picture is as likely as the picture; wrong for letters. Facts stay those of the source.
     """
 
-    source: Source
-
     def __post_init__(self) -> None:
         if len(self.source.facts.shape) != 3:
             raise ValueError(f"pictures are mirrored; samples here have shape {self.source.facts.shape}")
-
-    @property
-    def facts(self) -> DataFacts:
-        return self.source.facts
 
     def __len__(self) -> int:
         return 2 * len(self.source)

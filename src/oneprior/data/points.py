@@ -45,11 +45,7 @@ def toy_points(name: str = "gaussians", count: int = 2000, seed: int = 0, labels
     "gaussians": three of equal weight with means `GAUSSIAN_MEANS` and standard deviations `GAUSSIAN_STDS`, so that
     densities and scores are known exactly; "moons": two half circles; "spiral": two arms.
 
-    Args:
-        name: One of `POINTS`.
-        count: Number of points.
-        seed: The points are a pure function of it.
-        labels: Whether the component, moon or arm is given as label.
+    The points are a pure function of the seed; labels: the component, moon or arm.
     """
     if name not in POINTS:
         raise ValueError(f"no points named {name!r}; there are {', '.join(POINTS)}")

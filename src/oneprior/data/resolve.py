@@ -80,15 +80,9 @@ def open_source(
     memory (`data.foreign`). A relative path is looked for here, then in $ONEPRIOR_DATA. A name wins over a folder of
     that name (write ./digits for the folder).
 
-    Args:
-        spec: Name or path, or a data set with `len` and `[i]`.
-        split: "train", "test" or "all"; sources without a split of their own hold out the fixed fifth of `held_out`.
-        size: As for `image_folder`; refused elsewhere, as are `channels` and `labels`.
-        channels: As for `image_folder`.
-        labels, label, text, split_by, mixed: As for `image_folder`.
-        skip_bad: As for `image_folder`; nothing to skip elsewhere.
-        frames: Of a clip, in a folder of clips (`clip_folder`) or what moves; refused elsewhere, as is `rate`.
-        rate: As for `clip_folder`.
+    split: "train", "test" or "all"; sources without a split of their own hold out the fixed fifth of `held_out`. size,
+    channels, labels, label, text, split_by, mixed, skip_bad: as for `image_folder`, refused elsewhere but for the last
+    two. frames: of a clip, in a folder of clips (`clip_folder`) or what moves; refused elsewhere, as is rate.
 
     Raises:
         FileNotFoundError: no such name or path.

@@ -25,15 +25,10 @@ Batch = dict[str, "Tensor"]
 class DataFacts:
     """What is known about a data set; it travels with every prior trained on it.
 
-    Attributes:
-        shape: Shape of one sample: (C, H, W) for pictures, (d,) for vectors.
-        classes: Class names in the order of the labels, or None without labels.
-        levels: Number of equally spaced values in [0, 1] that x takes (256 for bytes), or None for continuous data.
-            Vectors (d,) are continuous and unbounded.
-        name: A short name.
-        licence: Licence and origin, where known.
-        count: Number of samples.
-        unit: None for pictures in [0, 1] and vectors; of scans, what a value is ("HU", or "stored values").
+    shape: of one sample, (C, H, W) for pictures, (d,) for vectors. classes: names in the order of the labels, None
+    without labels. levels: number of equally spaced values in [0, 1] that x takes (256 for bytes), None for continuous
+    data; vectors are continuous and unbounded. licence: and origin, where known. count: of samples. unit: None for
+    pictures in [0, 1] and vectors; of scans, what a value is ("HU", or "stored values").
     """
 
     shape: tuple[int, ...]
@@ -81,16 +76,20 @@ def checked(indices: Sequence[int], count: int, name: str) -> np.ndarray:
     return index
 
 
+def batch_of(x: np.ndarray, labels: np.ndarray | None, index: np.ndarray) -> Batch:
+    """Samples as float32, with their labels where there are any."""
+    import torch
+
+    out = {"x": torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))}
+    return out if labels is None else out | {"label": torch.from_numpy(labels[index].astype(np.int64))}
+
+
 @dataclass(frozen=True, eq=False)
 class ArraySource:
     """A source over an array, in memory or memory-mapped.
 
-    Attributes:
-        facts: Its facts.
-        array: Samples, with shape (N, *facts.shape), any real dtype; also what is read by rows, as `arrays.Chunked`.
-        labels: int64 with shape (N,), or None.
-        low: Stored value that becomes x = 0.
-        high: Stored value that becomes x = 1.
+    array: (N, *facts.shape), any real dtype; also what is read by rows, as `arrays.Chunked`. labels: int64 (N,), or
+    None. low, high: stored values that become x = 0 and x = 1.
     """
 
     facts: DataFacts
@@ -113,23 +112,31 @@ class ArraySource:
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """See `Source.batch`."""
-        import torch
-
         index = checked(indices, len(self), self.facts.name)
         x = self.array[index].astype(np.float32)
         if (self.low, self.high) != (0, 1):
             x = (x - np.float32(self.low)) / np.float32(self.high - self.low)
-        out = {"x": torch.from_numpy(np.ascontiguousarray(x))}
-        if self.labels is not None:
-            out["label"] = torch.from_numpy(self.labels[index].astype(np.int64))
-        return out
+        return batch_of(x, self.labels, index)
 
 
 @dataclass(frozen=True, eq=False)
-class Subset:
-    """Chosen samples of a source, in the order given; class names stay those of the whole."""
+class Over:
+    """Abstract: a source over another, of the same facts and length unless it says otherwise."""
 
     source: Source
+
+    @property
+    def facts(self) -> DataFacts:
+        return self.source.facts
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+@dataclass(frozen=True, eq=False)
+class Subset(Over):
+    """Chosen samples of a source, in the order given; class names stay those of the whole."""
+
     indices: np.ndarray
 
     @property
@@ -146,22 +153,14 @@ class Subset:
 
 
 @dataclass(frozen=True, eq=False)
-class Captioned:
+class Captioned(Over):
     """A source whose batches carry captions as well: "text", a list of strings."""
 
-    source: Source
     captions: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if len(self.source) % max(1, len(self.captions)):
             raise ValueError(f"{len(self.captions)} captions for {len(self.source)} samples: one a sample was expected")
-
-    @property
-    def facts(self) -> DataFacts:
-        return self.source.facts
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """See `Source.batch`; where a source repeats itself (mirrored), so do the captions."""
@@ -222,13 +221,15 @@ def apart(groups: Sequence[str], seed: int = 1) -> tuple[np.ndarray, np.ndarray]
     return np.flatnonzero(~out[which]), np.flatnonzero(out[which])
 
 
+def check_split(split: str) -> None:
+    if split not in ("train", "test", "all"):
+        raise ValueError(f"split is {split!r}; expected 'train', 'test' or 'all'")
+
+
 def split_of(source: Source, split: str, groups: np.ndarray | None = None) -> Source:
     """`"all"`: the source; `"train"` or `"test"`: its part of the `held_out` split."""
-    parts = {"all": None, "train": 0, "test": 1}
-    if split not in parts:
-        raise ValueError(f"split is {split!r}; expected 'train', 'test' or 'all'")
-    part = parts[split]
-    return source if part is None else subset(source, held_out(len(source), groups=groups)[part])
+    check_split(split)
+    return source if split == "all" else subset(source, held_out(len(source), groups=groups)[split == "test"])
 
 
 def in_memory(source: Source, chunk: int = 256) -> ArraySource:

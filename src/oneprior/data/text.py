@@ -75,14 +75,11 @@ def text(
 ) -> TextSource:
     """Text from a file, a folder of files or "kjv" (`$ONEPRIOR_DATA/text/kjv.txt.gz`, without its references).
 
-    Args:
-        spec: A `.txt`, `.md` or `.txt.gz` file in UTF-8, a folder of them, or a name.
-        length: Tokens in a window.
-        tokens: "characters" (the alphabet of the whole text, also where a part is asked for), "bytes", "pieces:4096"
-            (byte-pair encoding learned from the training part) or a tokeniser.
-        split: "train", "test" or "all". A file's last tenth is its test part, of a folder every tenth file (by the
-            checksum of its name), of "kjv" the books whose checksum is divisible by ten.
-        folder: Where tokens that do not fit in memory are kept; a temporary folder by default.
+    spec: a `.txt`, `.md` or `.txt.gz` file in UTF-8, a folder of them, or a name. length: tokens in a window. tokens:
+    "characters" (the alphabet of the whole text, also where a part is asked for), "bytes", "pieces:4096" (byte-pair
+    encoding learned from the training part) or a tokeniser. split: "train", "test" or "all"; a file's last tenth is its
+    test part, of a folder every tenth file (by the checksum of its name), of "kjv" books whose checksum ten divides.
+    folder: where tokens that do not fit in memory are kept; a temporary one by default.
 
     Raises:
         FileNotFoundError: no such file.

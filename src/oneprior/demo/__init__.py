@@ -10,7 +10,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -50,23 +50,16 @@ QUICK = replace(SETTINGS, samples=12_800, decay_from=6_400, log_every=1_280)
 LITTLE = Extent(seeds=(0,), generate=400, images=60, restored=8, draws=4, edits=30)
 
 
-class DemoJob(Protocol):
-    """What `run` reads of the command's settings."""
+class DemoJob(NamedTuple):
+    """The command's settings."""
 
-    @property
-    def toy(self) -> bool: ...
-    @property
-    def out(self) -> str: ...
-    @property
-    def force(self) -> bool: ...
-    @property
-    def quick(self) -> bool: ...
-    @property
-    def development(self) -> bool: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def json(self) -> bool: ...
+    out: str = "runs/demo"
+    toy: bool = False
+    force: bool = False
+    quick: bool = False
+    development: bool = False
+    device: str = "auto"
+    json: bool = False
 
 
 def run(job: DemoJob) -> int:

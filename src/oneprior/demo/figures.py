@@ -79,31 +79,26 @@ def classify(b: Bench) -> tuple[Rows, Pictures]:
     return [row("classify", "accuracy", right, b.data.logistic, chance, ">= 0.985", mean(right) >= 0.985)], []
 
 
+def drawn(b: Bench, x: Tensor, label: Tensor) -> tuple[float, ...]:
+    """Of samples x: read right, told from held-out digits, nearer to training ones, Frechet distance."""
+    x, train, test = (flatten(v) for v in (x, b.data.train, b.data.test))
+    parts = [p for p in x.split(len(test)) if len(p) == len(test)]
+    right = (b.data.read(x) == label).double().mean()
+    two = mean([two_sample_accuracy(test, p) for p in parts])
+    return float(right), two, train_share(x, train, test), mean([frechet_distance(test, p) for p in parts])
+
+
 def generate(b: Bench) -> tuple[Rows, Pictures]:
-    n, size, snap = b.extent.generate, len(b.data.test), b.prior.codec.snap
+    n, size, snap, seeds = b.extent.generate, len(b.data.test), b.prior.codec.snap, b.extent.seeds
     label = torch.arange(n) % b.data.classes
-    read, two, share, distance, other = [], [], [], [], []
-    for s in b.extent.seeds:
-        x = snap(b.prior.sample(seeds=range(s * n, (s + 1) * n), label=label, steps=20).x)
-        g = snap(class_gaussian_samples(b.data, label, s))
-        read.append(float((b.data.read(x) == label).double().mean()))
-        parts = [slice(i, i + size) for i in range(0, n - size + 1, size)]
-        two.append(mean([two_sample_accuracy(flatten(b.data.test), flatten(x[p])) for p in parts]))
-        share.append(train_share(flatten(x), flatten(b.data.train), flatten(b.data.test)))
-        distance.append(mean([frechet_distance(flatten(b.data.test), flatten(x[p])) for p in parts]))
-        other.append(
-            (
-                float((b.data.read(g) == label).double().mean()),
-                mean([two_sample_accuracy(flatten(b.data.test), flatten(g[p])) for p in parts]),
-                train_share(flatten(g), flatten(b.data.train), flatten(b.data.test)),
-                mean([frechet_distance(flatten(b.data.test), flatten(g[p])) for p in parts]),
-            )
-        )
+    ours = [b.prior.sample(seeds=range(s * n, (s + 1) * n), label=label, steps=20).x for s in seeds]
+    read, two, share, distance = zip(*(drawn(b, snap(x), label) for x in ours), strict=True)
+    other = [drawn(b, snap(class_gaussian_samples(b.data, label, s)), label) for s in seeds]
     base = [mean(v) for v in zip(*other, strict=True)]
     real = float((b.data.read(b.data.test) == b.data.label).double().mean())
-    same = null(two_sample_accuracy, torch.cat([flatten(b.data.train), flatten(b.data.test)]), size, repeats=5)
-    near = train_share(None, flatten(b.data.train), flatten(b.data.test))
-    fd = null(frechet_distance, torch.cat([flatten(b.data.train), flatten(b.data.test)]), size, repeats=5)
+    train, test = flatten(b.data.train), flatten(b.data.test)
+    pool, near = torch.cat([train, test]), train_share(None, train, test)
+    same, fd = (null(f, pool, size, repeats=5) for f in (two_sample_accuracy, frechet_distance))
     rows = [
         row("generate", "read right", read, base[0], real, ">= 0.97", mean(read) >= 0.97),
         row("generate", "two-sample", two, base[1], same.mean, "<= 0.62", mean(two) <= 0.62),
@@ -133,10 +128,9 @@ def restore(b: Bench) -> tuple[Rows, Pictures]:
     rows: Rows = []
     pictures: Pictures = []
     for kind, bar in (("random half", 2.0), ("bottom half", 0.7)):
-        best, one, residual, paper, filtered, pinv = [], [], [], [], [], []
+        found = []
         for k, s in enumerate(b.extent.seeds):
-            at = torch.arange(len(b.data.test))[k :: len(b.extent.seeds)][: b.extent.restored]
-            x = b.data.test[at]
+            x = b.data.test[k :: len(b.extent.seeds)][: b.extent.restored]
             mask = masks(kind, x, s)
             n = torch.from_numpy(normal(s, "measurement", range(len(x)), tuple(x.shape[1:])))
             y = torch.where(mask, x + NOISE * n, 0.0)
@@ -144,40 +138,24 @@ def restore(b: Bench) -> tuple[Rows, Pictures]:
             seeds = range(s * 10**6, s * 10**6 + len(x) * b.extent.draws)
             out = b.prior.restore(measured, method=MMPS, draws=b.extent.draws, seeds=seeds, clip=False)
             exactly = replace(measured, noise=0.0)  # the published loss has no place for the noise
-            with_paper = b.prior.restore(exactly, method="red_diff", seeds=seeds[: len(x)])
-            w = wiener(b.data, y, mask, NOISE)
-            draws = out.draws
+            paper = b.prior.restore(exactly, method="red_diff", seeds=seeds[: len(x)]).x
+            w, draws = wiener(b.data, y, mask, NOISE), out.draws
             assert draws is not None and out.std is not None
-            best.append(quality(out.x, x))
-            one.append(quality(draws[:, 0], x))
-            filtered.append(quality(w, x))
-            paper.append(quality(with_paper.x, x))
-            pinv.append(quality(torch.where(mask, y, b.data.train.mean(0)), x))
             off = torch.where(mask[:, None], draws - y[:, None], 0.0)
-            residual.append(float((off.square().sum() / mask.sum() / b.extent.draws).sqrt()) / NOISE)
+            rest = float((off.square().sum() / mask.sum() / b.extent.draws).sqrt()) / NOISE
+            filled = torch.where(mask, y, b.data.train.mean(0))
+            found.append((*(quality(v, x) for v in (out.x, draws[:, 0], paper, w, filled)), rest))
             if k == 0:
-                m = 12
-                strip = torch.cat(
-                    [
-                        x[:m],
-                        torch.where(mask, y, 0.5)[:m],
-                        w[:m],
-                        draws[:m, 0],
-                        draws[:m, 1],
-                        out.x[:m],
-                        (3 * out.std)[:m],
-                    ]
-                )
+                seen = (x, torch.where(mask, y, 0.5), w, draws[:, 0], draws[:, 1], out.x, 3 * out.std)
                 words = (
                     "From top to bottom: the truth; what was measured (grey: hidden); Wiener filter; two draws of the "
                     "posterior; the mean of sixteen; three times their standard deviation."
                 )
-                pictures.append((f"Restore, {kind}", grid(strip, m, 40), words))
-        base, gain = mean(filtered), mean(best) - mean(filtered)
-        name = "psnr" if kind == "random half" else f"psnr, {kind}"
-        fill = mean(pinv)
+                pictures.append((f"Restore, {kind}", grid(torch.cat([v[:12] for v in seen]), 12, 40), words))
+        best, one, paper, filtered, pinv, residual = zip(*found, strict=True)
+        base, fill, name = mean(filtered), mean(pinv), "psnr" if kind == "random half" else f"psnr, {kind}"
         rows += [
-            row("restore", name, best, base, fill, f">= Wiener + {bar} dB", gain >= bar),
+            row("restore", name, best, base, fill, f">= Wiener + {bar} dB", mean(best) - base >= bar),
             row("restore", f"psnr of RED-diff, {kind}", paper, base, fill, "shown", True),
         ]
         if kind == "random half":
@@ -191,41 +169,32 @@ def restore(b: Bench) -> tuple[Rows, Pictures]:
 def edit(b: Bench) -> tuple[Rows, Pictures]:
     x, source = b.data.test[: b.extent.edits], b.data.label[: b.extent.edits]
     real = flatten(b.data.train)
-    flips, ratio, distance, other, shown = [], [], [], [], x
+    ours, other, shown = [], [], x
     for s in b.extent.seeds:  # every seed asks other digits of each
         target = (source + 1 + (torch.arange(len(x)) + 3 * s) % (b.data.classes - 1)) % b.data.classes
         seeds = range(s * 10**6, s * 10**6 + len(x))
         fresh = b.prior.sample(seeds=seeds, label=target).x
         far = _distance(fresh, x)
         out = b.prior.edit(x, source=source, target=target, seeds=seeds, **EDIT)
-        flips.append(float((b.data.read(out.x) == target).double().mean()))
-        ratio.append(_distance(out.x, x) / far)
-        distance.append(frechet_distance(real, flatten(out.x)))
-        other.append(_equal_flips(b, x, target, seeds, flips[-1], far, real))
+        ours.append(_edited(b, out.x, x, target, far, real))
+        other.append(_equal_flips(b, x, target, seeds, ours[-1][0], far, real))
         shown = out.x
+    flips, ratio, distance = zip(*ours, strict=True)
     target = (source + 1 + torch.arange(len(x)) % (b.data.classes - 1)) % b.data.classes
     blend = blended(b.data, x, source, target)
     blend_flips = float((b.data.read(blend) == target).double().mean())
     noise = [mean(v) for v in zip(*other, strict=True)]
-    less = [own - theirs[2] for own, theirs in zip(distance, other, strict=True)]
-    m = 12
+    less = [own[2] - theirs[2] for own, theirs in zip(ours, other, strict=True)]
+    beside = {"class means": blend_flips, "SDEdit": noise[0]}
     fd = null(frechet_distance, torch.cat([real, flatten(b.data.test)]), (len(real), len(x)), repeats=5)
     rows = [
-        row(
-            "edit",
-            "flip rate",
-            flips,
-            {"class means": blend_flips, "SDEdit": noise[0]},
-            0.0,
-            ">= 0.93",
-            mean(flips) >= 0.93,
-        ),
+        row("edit", "flip rate", flips, beside, 0.0, ">= 0.93", mean(flips) >= 0.93),
         row("edit", "distance / fresh", ratio, {"SDEdit": noise[1]}, 1.0, "<= 0.82", mean(ratio) <= 0.82),
         row("edit", "frechet", distance, {"SDEdit": noise[2]}, fd.mean, "< SDEdit", mean(distance) < noise[2]),
         row("edit", "frechet less SDEdit's", less, None, 0.0, "shown", True),
     ]
     words = "Top: held-out digits; below: each turned into another digit, told only the two labels."
-    return rows, [("Edit", grid(torch.cat([x[:m], shown[:m]]), m, 40), words)]
+    return rows, [("Edit", grid(torch.cat([x[:12], shown[:12]]), 12, 40), words)]
 
 
 EDIT: dict[str, Any] = {"method": "cycle", "strength": 0.7, "steps": 25, "guidance": 1.5, "eta": 0.7}
@@ -235,18 +204,21 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).flatten(1).norm(dim=1).mean())
 
 
+def _edited(b: Bench, y: Tensor, x: Tensor, target: Tensor, far: float, real: Tensor) -> tuple[float, ...]:
+    """Of x turned into y: flip rate, distance in units of `far`, Frechet distance to real digits."""
+    right = (b.data.read(y) == target).double().mean()
+    return float(right), _distance(y, x) / far, frechet_distance(real, flatten(y))
+
+
 def _equal_flips(
     b: Bench, x: Tensor, target: Tensor, seeds: range, wanted: float, far: float, real: Any
 ) -> tuple[float, ...]:
     """SDEdit at the strength at which as many digits flip: flip rate, distance, Frechet distance, interpolated."""
     found = []
     for strength in (0.65, 0.75, 0.85):
-        out = b.prior.edit(
-            x, target=target, method="sdedit", strength=strength, steps=20, seeds=seeds, guidance=EDIT["guidance"]
-        ).x
-        flips = float((b.data.read(out) == target).double().mean())
-        found.append((flips, _distance(out, x) / far, frechet_distance(real, flatten(out))))
-        if flips >= wanted:
+        how: dict[str, Any] = {"method": "sdedit", "strength": strength, "steps": 20, "guidance": EDIT["guidance"]}
+        found.append(_edited(b, b.prior.edit(x, target=target, seeds=seeds, **how).x, x, target, far, real))
+        if found[-1][0] >= wanted:
             break
     if len(found) == 1 or found[-1][0] <= wanted:
         return found[-1]

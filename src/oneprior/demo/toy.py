@@ -15,9 +15,11 @@ from oneprior import demo
 from oneprior.codecs import Standardise
 from oneprior.data import toy_points
 from oneprior.data.points import GAUSSIAN_MEANS, GAUSSIAN_STDS
+from oneprior.demo.figures import row
 from oneprior.exact import Mixture
 from oneprior.metrics import energy_distance
 from oneprior.nets import MLPConfig
+from oneprior.report import raster
 from oneprior.sampling import sample
 from oneprior.training.settings import TrainSettings
 
@@ -49,23 +51,20 @@ def toy(job: demo.DemoJob) -> int:
         with torch.no_grad():
             learned, true = prior.den(x, t).score, exact(x.double(), t).score.float()
         error = float((learned - true).square().mean() / true.square().mean())
-        rows.append(_row("score", f"relative squared error, t = {t}", error, 1.0, 0.0, "<= 0.05", error <= 0.05))
+        rows.append(row("score", f"relative squared error, t = {t}", [error], 1.0, 0.0, "<= 0.05", error <= 0.05))
     drawn = sample(prior.den, (4000, 2), seeds=range(4000), steps=30)
-    one = (
-        x0.mean(0)
-        + torch.randn(4000, 2, generator=torch.Generator().manual_seed(1)) @ torch.linalg.cholesky(torch.cov(x0.T)).T
-    )
+    z = torch.randn(4000, 2, generator=torch.Generator().manual_seed(1))
+    one = x0.mean(0) + z @ torch.linalg.cholesky(torch.cov(x0.T)).T
     other = law.sample(4000, seeds=range(2 * 10**6, 2 * 10**6 + 4000)).float()
     distance, base, null = (energy_distance(x0, v) for v in (drawn, one, other))
-    rows.append(
-        _row("sample", "energy distance", distance, base, null, "<= a tenth of one Gaussian's", distance <= base / 10)
-    )
+    bar = "<= a tenth of one Gaussian's"
+    rows.append(row("sample", "energy distance", [distance], base, null, bar, distance <= base / 10))
     held = law.sample(400, seeds=range(3 * 10**6, 3 * 10**6 + 400))
     nats = float(prior.likelihood(codec.decode(held.float()), dequantise=False).x.mean()) - 2 * codec.logdet
     true_nats = float(law.log_prob(held).mean())
     gauss = torch.distributions.MultivariateNormal(x0.mean(0), torch.cov(x0.T))
     base = float(gauss.log_prob(held.float()).mean())
-    rows.append(_row("likelihood", "nats", nats, base, true_nats, "within 0.1 of exact", abs(nats - true_nats) <= 0.1))
+    rows.append(row("likelihood", "nats", [nats], base, true_nats, "within 0.1 of exact", abs(nats - true_nats) <= 0.1))
     seconds["measure"] = time.perf_counter() - began
     words = "Left: data and samples. Right: the learned score (blue) over the exact one (orange) at t = 0.4."
     pictures = [
@@ -86,25 +85,10 @@ def _law(codec: Standardise) -> Mixture:
     )
 
 
-def _row(use: str, metric: str, value: float, base: float, null: float, bar: str, holds: bool) -> dict[str, Any]:
-    return {
-        "use": use,
-        "metric": metric,
-        "value": value,
-        "stderr": None,
-        "baseline": base,
-        "null": null,
-        "bar": bar,
-        "verdict": holds,
-    }
-
-
 def _drawing(prior: Any, exact: Any, data: Tensor, drawn: Tensor) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.5), layout="constrained", dpi=120)
-    canvas = FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     left.scatter(*data[:1500].T.numpy(), s=4, alpha=0.4, linewidths=0, color="#d97706", label="data")
     left.scatter(*drawn[:1500].T.numpy(), s=4, alpha=0.4, linewidths=0, color="#3b6fd4", label="samples")
@@ -117,5 +101,4 @@ def _drawing(prior: Any, exact: Any, data: Tensor, drawn: Tensor) -> Image.Image
     right.quiver(*points.T.numpy(), *learned.T.numpy(), color="#3b6fd4", scale=60, width=0.003)
     for axes in (left, right):
         axes.set(xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect="equal")
-    canvas.draw()
-    return Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
+    return raster(figure)

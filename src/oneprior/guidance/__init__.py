@@ -2,9 +2,10 @@
 
 from oneprior.guidance.apg import APG
 from oneprior.guidance.autoguidance import AutoGuidance
-from oneprior.guidance.cfg import CFG, sigma, time
+from oneprior.guidance.cfg import CFG
 from oneprior.guidance.cfgpp import CFGpp
 from oneprior.guidance.classifier import ClassifierGuidance
+from oneprior.guidance.contrast import sigma, time
 from oneprior.guidance.distill import Distill, Distilled, Scales
 from oneprior.guidance.frames import History
 from oneprior.guidance.mmps import MMPS, TMPD, PiGDM
@@ -17,28 +18,7 @@ from oneprior.guidance.tiles import Tiled
 from oneprior.guidance.zerostar import CFGZero
 
 __all__ = [
-    "APG",
-    "CFG",
-    "MMPS",
-    "PAG",
-    "TMPD",
-    "AutoGuidance",
-    "CFGZero",
-    "CFGpp",
-    "ClassifierGuidance",
-    "Distill",
-    "Distilled",
-    "History",
-    "PerStep",
-    "PiGDM",
-    "RewardGuidance",
-    "Scales",
-    "Several",
-    "SkipLayer",
-    "Threshold",
-    "Tiled",
-    "corrected",
-    "sigma",
-    "time",
-    "twisted",
-]
+    "APG", "CFG", "MMPS", "PAG", "TMPD", "AutoGuidance", "CFGZero", "CFGpp", "ClassifierGuidance", "Distill",
+    "Distilled", "History", "PerStep", "PiGDM", "RewardGuidance", "Scales", "Several", "SkipLayer", "Threshold",
+    "Tiled", "corrected", "sigma", "time", "twisted",
+]  # fmt: skip

@@ -7,7 +7,6 @@ all a sample. It is defined on D: on eps or velocity it is another method. eta =
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import inf
 from typing import Any
 
@@ -15,9 +14,8 @@ import torch
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser
-from oneprior.guidance.cfg import sigma, time
-from oneprior.guidance.contrast import Conditional
-from oneprior.guidance.scale import check_scale
+from oneprior.guidance.contrast import Conditional, Interval, Values
+from oneprior.guidance.scale import Scale, check_scale
 from oneprior.times import align
 
 
@@ -40,13 +38,13 @@ class APG(Conditional):
     def __init__(
         self,
         inner: Denoiser,
-        scale: float | Tensor = 4.0,
+        scale: Scale = 4.0,
         *,
         eta: float = 0.0,
         norm: float = inf,
         momentum: float = 0.0,
-        negative: Mapping[str, Any] | None = None,
-        interval: sigma | time | None = None,
+        negative: Values = None,
+        interval: Interval = None,
     ) -> None:
         super().__init__(inner, scale, negative=negative, interval=interval)
         if not norm > 0:
@@ -54,11 +52,8 @@ class APG(Conditional):
         self.eta, self.momentum = check_scale(eta, "eta"), check_scale(momentum, "momentum")
         self.norm, self._run = float(norm), None
 
-    def begin(self, path: Any = None) -> Denoiser:
-        twin = self.around(self.inner.begin(path))
-        assert isinstance(twin, APG)
-        twin._run = [] if self.momentum else None
-        return twin
+    def state(self, path: Any) -> dict[str, Any]:
+        return {"_run": [] if self.momentum else None}
 
     def combine(self, means: tuple[Tensor, ...], x: Tensor, t: Any, cond: dict[str, Any]) -> Tensor:
         c, u = means

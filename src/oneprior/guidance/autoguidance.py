@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser, with_schedule
-from oneprior.guidance.cfg import sigma, time
-from oneprior.guidance.contrast import Contrast
+from oneprior.guidance.contrast import Contrast, Interval
+from oneprior.guidance.scale import Scale
 from oneprior.posterior import Posterior
 
 
@@ -27,19 +27,15 @@ class AutoGuidance(Contrast):
         >>> x = sample(AutoGuidance(den, early, 2.0), (8, 1, 28, 28), seeds=range(8))
     """
 
-    def __init__(
-        self, inner: Denoiser, bad: Denoiser, scale: float | Tensor = 2.0, *, interval: sigma | time | None = None
-    ) -> None:
+    def __init__(self, inner: Denoiser, bad: Denoiser, scale: Scale = 2.0, *, interval: Interval = None) -> None:
         super().__init__(inner, scale, interval=interval)
         self.bad = bad if bad.schedule == inner.schedule else with_schedule(bad, inner.schedule)
         (lo, hi), (low, high) = inner.facts.t_range, bad.facts.t_range
         axes = min(inner.facts.time_axes, bad.facts.time_axes)
         self.facts = replace(self.facts, time_axes=axes, t_range=(max(lo, low), min(hi, high)))
 
-    def begin(self, path: Any = None) -> Denoiser:
-        twin = self.around(self.inner.begin(path))
-        twin._modules["bad"] = self.bad.begin(path)
-        return twin
+    def state(self, path: Any) -> dict[str, Any]:
+        return {"bad": self.bad.begin(path)}
 
     def views(self, x: Tensor, t: Any, cond: dict[str, Any]) -> tuple[Posterior, tuple[Tensor, ...]]:
         post = self.inner(x, t, **cond)

@@ -6,38 +6,17 @@ that its spread stays that of D_c: D <- phi D std(D_c)/std(D) + (1 - phi) D per 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from oneprior.denoiser import Denoiser, Wrapper
-from oneprior.guidance.scale import check_scale
+from oneprior.denoiser import Denoiser
+from oneprior.guidance.contrast import Conditional, Interval, Values, _like
+from oneprior.guidance.scale import Scale, check_scale
 from oneprior.posterior import Posterior
 from oneprior.times import align
-
-
-class sigma(NamedTuple):
-    """An interval of sbar = sigma/alpha, (lo, hi]: `interval=sigma(0.28, 2.9)`."""
-
-    lo: float
-    hi: float
-
-    def holds(self, den: Denoiser, t: Any) -> Any:
-        a, _, s = den.schedule.at(t)
-        return (self.lo * a < s) & (s <= self.hi * a)
-
-
-class time(NamedTuple):
-    """An interval of t, (lo, hi]."""
-
-    lo: float
-    hi: float
-
-    def holds(self, den: Denoiser, t: Any) -> Any:
-        return (self.lo < t) & (t <= self.hi)
-
 
 Guidance = float | Callable[[Denoiser], Denoiser]
 
@@ -49,7 +28,7 @@ def guided(den: Denoiser, guidance: Guidance) -> Denoiser:
     return CFG(den, check_scale(guidance, "guidance")) if guidance != 1.0 else den
 
 
-class CFG(Wrapper):
+class CFG(Conditional):
     """Guidance of `inner` at `scale`; conditions are dropped to `null` (the denoiser's `facts.null` by default).
 
     scale: a float, or (B,) for a scale a sample. negative: condition values to steer away from instead of null.
@@ -65,21 +44,14 @@ class CFG(Wrapper):
     def __init__(
         self,
         inner: Denoiser,
-        scale: float | Tensor = 2.0,
+        scale: Scale = 2.0,
         *,
-        negative: Mapping[str, Any] | None = None,
-        interval: sigma | time | None = None,
+        negative: Values = None,
+        interval: Interval = None,
         rescale: float = 0.0,
     ) -> None:
-        super().__init__(inner, density=False)
-        if not inner.facts.null and not negative:
-            raise ValueError(
-                "guidance needs a conditional prior: this denoiser knows no null condition (facts.null is empty)"
-            )
-        self.scale = check_scale(scale)
-        self.interval, self.rescale = interval, rescale
-        self.other = dict(negative or inner.facts.null)
-        self._plain = self.scale == 1.0 if isinstance(self.scale, float) else False
+        super().__init__(inner, scale, negative=negative, interval=interval)
+        self.rescale = rescale
         self._ask: Callable[..., Posterior] | None = None
         self._kept: tuple[dict[str, Any], dict[str, Any] | None] | None = None
 
@@ -93,7 +65,7 @@ class CFG(Wrapper):
         if double is None:
             double = self._conditions(x.shape[0], cond)
         on = True if self.interval is None else self.interval.holds(self, t)
-        if self._plain or on is False or (on is not True and not bool(on.any())):
+        if self.plain or on is False or (on is not True and not bool(on.any())):
             return self.inner(x, t, **cond)
         tt = t
         if type(t) is not float and isinstance(t, Tensor) and t.ndim:
@@ -128,8 +100,7 @@ class CFG(Wrapper):
 
     def _conditions(self, batch: int, cond: dict[str, Any]) -> dict[str, Any]:
         """Conditions of the doubled batch, guided half first; along one trajectory they are made once."""
-        if not any(cond.get(k) is not None for k in self.other):
-            raise ValueError(f"guidance needs one of the conditions {sorted(self.other)}; none was given")
+        self.told(cond)
         double = {k: self._twice(k, v, batch) for k, v in cond.items()}
         if self._kept is not None:
             self._kept = (cond, double)
@@ -141,10 +112,3 @@ class CFG(Wrapper):
         if name in self.other:
             return torch.cat([v, _like(self.other[name], v)])
         return torch.cat([v, v]) if v.ndim and v.shape[0] == batch else v
-
-
-def _like(null: Any, value: Tensor) -> Tensor:
-    if null is None:
-        return torch.zeros_like(value)
-    null = torch.as_tensor(null, device=value.device).to(value.dtype)
-    return null.expand_as(value) if null.ndim <= value.ndim else null

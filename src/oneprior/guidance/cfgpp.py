@@ -11,7 +11,6 @@ together with the number of steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,8 +18,8 @@ import torch
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser
-from oneprior.guidance.cfg import sigma, time
-from oneprior.guidance.contrast import Conditional
+from oneprior.guidance.contrast import Conditional, Interval, Values
+from oneprior.guidance.scale import Scale
 from oneprior.paths import RENOISE, Path
 from oneprior.schedules import Schedule
 from oneprior.times import align
@@ -49,21 +48,13 @@ class CFGpp(Conditional):
     """
 
     def __init__(
-        self,
-        inner: Denoiser,
-        strength: float | Tensor = 0.6,
-        *,
-        negative: Mapping[str, Any] | None = None,
-        interval: sigma | time | None = None,
+        self, inner: Denoiser, strength: Scale = 0.6, *, negative: Values = None, interval: Interval = None
     ) -> None:
         super().__init__(inner, strength, negative=negative, interval=interval, name="strength")
         self.plain, self._steps = False, None
 
-    def begin(self, path: Path | None = None) -> Denoiser:
-        twin = self.around(self.inner.begin(path))
-        assert isinstance(twin, CFGpp)
-        twin._steps = None if path is None else _steps(self.schedule, path)
-        return twin
+    def state(self, path: Path | None) -> dict[str, Any]:
+        return {"_steps": None if path is None else _steps(self.schedule, path)}
 
     def combine(self, means: tuple[Tensor, ...], x: Tensor, t: Any, cond: dict[str, Any]) -> Tensor:
         c, u = means

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser, Wrapper
-from oneprior.guidance.scale import check_scale
+from oneprior.guidance.scale import Scale, check_scale
 from oneprior.guidance.tweedie import each, gradient, informed
 from oneprior.posterior import Posterior
 from oneprior.times import Time, align
@@ -31,9 +31,7 @@ class ClassifierGuidance(Wrapper):
         ValueError: for a scale that is not finite, or a classifier that gives anything but (B,).
     """
 
-    def __init__(
-        self, inner: Denoiser, classifier: Callable[[Tensor, Any], Tensor], scale: float | Tensor = 1.0
-    ) -> None:
+    def __init__(self, inner: Denoiser, classifier: Callable[[Tensor, Any], Tensor], scale: Scale = 1.0) -> None:
         super().__init__(inner, density=False)
         self.classifier, self.scale = classifier, check_scale(scale)
 

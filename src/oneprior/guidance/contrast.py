@@ -8,16 +8,40 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser, Wrapper
-from oneprior.guidance.cfg import _like, sigma, time
-from oneprior.guidance.scale import check_scale
+from oneprior.guidance.scale import Scale, check_scale
 from oneprior.posterior import Posterior
 from oneprior.times import align
+
+
+class sigma(NamedTuple):
+    """An interval of sbar = sigma/alpha, (lo, hi]: `interval=sigma(0.28, 2.9)`."""
+
+    lo: float
+    hi: float
+
+    def holds(self, den: Denoiser, t: Any) -> Any:
+        a, _, s = den.schedule.at(t)
+        return (self.lo * a < s) & (s <= self.hi * a)
+
+
+class time(NamedTuple):
+    """An interval of t, (lo, hi]."""
+
+    lo: float
+    hi: float
+
+    def holds(self, den: Denoiser, t: Any) -> Any:
+        return (self.lo < t) & (t <= self.hi)
+
+
+Interval = sigma | time | None  # where guidance applies; everywhere without
+Values = Mapping[str, Any] | None  # of conditions, by port
 
 
 def stacked(
@@ -45,13 +69,18 @@ def without(cond: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
     return {k: _like(other[k], v) if k in other and isinstance(v, Tensor) else v for k, v in cond.items()}
 
 
+def _like(null: Any, value: Tensor) -> Tensor:
+    if null is None:
+        return torch.zeros_like(value)
+    null = torch.as_tensor(null, device=value.device).to(value.dtype)
+    return null.expand_as(value) if null.ndim <= value.ndim else null
+
+
 class Contrast(Wrapper):
     """Abstract: a guided `inner`. scale: a float, or (B,) for one a sample. interval: where guidance applies
     (`sigma(lo, hi)` or `time(lo, hi)`); elsewhere `inner` alone is asked, one call, as it is where scale = 1."""
 
-    def __init__(
-        self, inner: Denoiser, scale: float | Tensor, *, interval: sigma | time | None = None, name: str = "scale"
-    ) -> None:
+    def __init__(self, inner: Denoiser, scale: Scale, *, interval: Interval = None, name: str = "scale") -> None:
         super().__init__(inner, density=False)
         self.scale, self.interval = check_scale(scale, name), interval
         self.plain = isinstance(self.scale, float) and self.scale == 1.0
@@ -85,13 +114,7 @@ class Conditional(Contrast):
     """
 
     def __init__(
-        self,
-        inner: Denoiser,
-        scale: float | Tensor,
-        *,
-        negative: Mapping[str, Any] | None = None,
-        interval: sigma | time | None = None,
-        name: str = "scale",
+        self, inner: Denoiser, scale: Scale, *, negative: Values = None, interval: Interval = None, name: str = "scale"
     ) -> None:
         super().__init__(inner, scale, interval=interval, name=name)
         self.other = dict(negative or inner.facts.null)
@@ -100,7 +123,11 @@ class Conditional(Contrast):
                 "guidance needs a conditional prior: this denoiser knows no null condition (facts.null is empty)"
             )
 
-    def views(self, x: Tensor, t: Any, cond: dict[str, Any]) -> tuple[Posterior, tuple[Tensor, ...]]:
+    def told(self, cond: Mapping[str, Any]) -> None:
+        """Refuse a call without a condition."""
         if not any(cond.get(k) is not None for k in self.other):
             raise ValueError(f"guidance needs one of the conditions {sorted(self.other)}; none was given")
+
+    def views(self, x: Tensor, t: Any, cond: dict[str, Any]) -> tuple[Posterior, tuple[Tensor, ...]]:
+        self.told(cond)
         return stacked(self.inner, x, t, (cond, without(cond, self.other)))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from oneprior.denoiser import Denoiser, NetworkDenoiser, Wrapper
 from oneprior.guidance.cfg import CFG
-from oneprior.guidance.scale import check_scale
+from oneprior.guidance.scale import Scale, check_scale
 from oneprior.noise import White
 from oneprior.objective import Objective
 from oneprior.posterior import Posterior
@@ -105,7 +105,7 @@ class Distilled(Wrapper):
         >>> x = sample(Distilled(student, 4.0), (8, 2), label=label)
     """
 
-    def __init__(self, inner: Denoiser, scale: float | Tensor = 2.0, scales: Scales | None = None) -> None:
+    def __init__(self, inner: Denoiser, scale: Scale = 2.0, scales: Scales | None = None) -> None:
         super().__init__(inner, density=False)
         self.scale, self.scales = check_scale(scale), scales or Scales()
         lo, hi = (float(v) for v in torch.as_tensor(self.scale).aminmax())

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser
-from oneprior.guidance.cfg import sigma, time
-from oneprior.guidance.contrast import Contrast
+from oneprior.guidance.contrast import Contrast, Interval
+from oneprior.guidance.scale import Scale
 from oneprior.noise import Seeded
 from oneprior.posterior import Posterior
 from oneprior.times import align
@@ -38,11 +38,11 @@ class History(Contrast):
         self,
         inner: Denoiser,
         frames: Sequence[int],
-        scale: float | Tensor = 1.5,
+        scale: Scale = 1.5,
         *,
         drop: float = 1.0,
         seed: int = 0,
-        interval: sigma | time | None = None,
+        interval: Interval = None,
     ) -> None:
         super().__init__(inner, scale, interval=interval)
         if not 0 < drop <= 1 or not frames:

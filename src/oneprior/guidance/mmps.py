@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser, Wrapper
-from oneprior.guidance.lanczos import root
 from oneprior.guidance.tweedie import informed
 from oneprior.noise import Noise
 from oneprior.operators import Measurement, cg, gmres
 from oneprior.operators.base import Local
+from oneprior.operators.solve import root
 from oneprior.posterior import Posterior
 from oneprior.times import Time, align
 
@@ -72,13 +72,8 @@ class MMPS(Wrapper):
         self.measurement, self.iterations, self.tol, self.noise, self.rank = measurement, iterations, tol, noise, rank
         self._calls = 0  # of a trajectory
 
-    def begin(self, path: Any = None) -> Denoiser:
-        if self.noise is None:
-            return super().begin(path)
-        twin = self.around(self.inner.begin(path))
-        assert isinstance(twin, MMPS)
-        twin._calls = 0
-        return twin
+    def state(self, path: Any) -> dict[str, Any] | None:
+        return None if self.noise is None else {"_calls": 0}
 
     def solve(self, A: Local, R: Any, V: Linear, rest: Tensor, level: Any) -> Tensor:
         """u with (R + A C A^T) u = rest, like y. level: (s / a)^2."""

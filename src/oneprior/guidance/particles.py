@@ -25,9 +25,8 @@ from oneprior.guidance.contrast import Conditional
 from oneprior.guidance.tweedie import each, informed, through, white
 from oneprior.noise import Seeded
 from oneprior.operators import Measurement
-from oneprior.paths import Path
 from oneprior.posterior import Posterior
-from oneprior.sampling import Sampler, Solver, Step
+from oneprior.sampling import Step
 from oneprior.sampling.particles import Particles, Swarm
 from oneprior.sampling.solvers import mean as post_mean
 from oneprior.times import Time, align
@@ -105,11 +104,7 @@ def twisted(
     *,
     twist: Callable[[Posterior], Tensor] | None = None,
     count: int = 16,
-    steps: int | None = None,
-    sampler: str | Sampler | Solver = "ancestral",
-    path: Path | None = None,
-    seeds: Sequence[int] | None = None,
-    **cond: Any,
+    **how: Any,
 ) -> Particles:
     """TDS: `count` particles a sample of p(x_0 | y); `out.log_z` estimates log p(y). Exact as `count` grows, for p the
     law that the sampler's own steps draw without guidance.
@@ -117,7 +112,7 @@ def twisted(
     target: a `Measurement` of B samples in model range, or x_0 (B K, *), particles of sample 0 first, ->
     log p(y | x_0) (B K,), differentiable. twist: another log f_t, from the posterior of x_t, (B K,). By default a
     measurement is taken with the variance that x_0 still has, and any other target at the mean, which is sharper than
-    p(y | x_t): there a step is not moved by more than a standard deviation of x_0 (rms). The rest as of `sample`.
+    p(y | x_t): there a step is not moved by more than a standard deviation of x_0 (rms). how: as of `Swarm`.
 
     Example:
         >>> out = twisted(den, (4, 1, 28, 28), Measurement(y, Pool(2), 0.5), count=64)
@@ -129,7 +124,7 @@ def twisted(
     seen = _Measured(target, count) if isinstance(target, Measurement) else None
     log_p: Any = seen.log_p if seen else target
     log_f = twist or (seen.twist if seen else lambda post: log_p(post.mean))
-    swarm = Swarm(den, shape, count, steps, sampler, path, seeds, cond)
+    swarm = Swarm(den, shape, count, **how)
     single = all(len(stage.rows) == 1 and len(stage.rows[0].w) == 1 for stage in swarm.plan)
     if swarm.solver.depth > 1 or swarm.solver.view is not post_mean or not single:
         raise ValueError(f"{swarm.solver} steps by more than one mean: weights are known for 'ancestral', DDIM(kappa)")
@@ -161,20 +156,11 @@ def _mend(swarm: Swarm, out: Step, post: Told) -> Tensor:
 
 
 def corrected(
-    den: Denoiser,
-    shape: Sequence[int],
-    scale: float | Tensor = 2.0,
-    *,
-    count: int = 16,
-    steps: int | None = None,
-    sampler: str | Sampler | Solver = "ancestral",
-    path: Path | None = None,
-    seeds: Sequence[int] | None = None,
-    **cond: Any,
+    den: Denoiser, shape: Sequence[int], scale: float | Tensor = 2.0, *, count: int = 16, **how: Any
 ) -> Particles:
     """Feynman-Kac corrected CFG: `count` particles a sample of p(x_0)^(1-w) p(x_0 | c)^w, w = `scale` or (B,) of them.
 
-    Exact as steps and `count` grow, from a start so noisy that the two laws are one. The rest as of `sample`.
+    Exact as steps and `count` grow, from a start so noisy that the two laws are one. how: as of `Swarm`.
 
     Example:
         >>> x = corrected(den, (4, 1, 28, 28), 3.0, count=32, steps=100, label=label).draw()
@@ -183,7 +169,7 @@ def corrected(
         ValueError: as `Swarm`, and as `CFG` for a denoiser without conditions.
     """
     white(den.schedule)
-    swarm = Swarm(den, shape, count, steps, sampler, path, seeds, cond)
+    swarm = Swarm(den, shape, count, **how)
     w = swarm.repeat(scale, shape[0])
     guided, x, lam = _Product(den, w), swarm.x, den.schedule.lam
     for out in swarm.walk(guided):

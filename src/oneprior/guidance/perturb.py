@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from oneprior.denoiser import Denoiser
-from oneprior.guidance.cfg import sigma, time
-from oneprior.guidance.contrast import Contrast
-from oneprior.guidance.scale import check_scale
+from oneprior.guidance.contrast import Contrast, Interval
+from oneprior.guidance.scale import Scale, check_scale
 from oneprior.posterior import Posterior
 
 
@@ -29,13 +28,15 @@ class Perturbed(Contrast):
     """Abstract: `inner` guided away from its network perturbed in `layers`. Two calls a step.
 
     layers: names of modules of `inner.net`, as `named_modules` has them. s: strength, 0 plain (scale w = 1 + s), a
-    float or (B,). interval: as for `CFG`.
+    float or (B,), `usual` without. interval: as for `CFG`.
     """
 
+    usual: float
+
     def __init__(
-        self, inner: Denoiser, layers: Sequence[str], s: float | Tensor, *, interval: sigma | time | None = None
+        self, inner: Denoiser, layers: Sequence[str], s: Scale | None = None, *, interval: Interval = None
     ) -> None:
-        super().__init__(inner, check_scale(s, "s") + 1.0, interval=interval)
+        super().__init__(inner, check_scale(self.usual if s is None else s, "s") + 1.0, interval=interval)
         if not isinstance(getattr(inner, "net", None), nn.Module):
             raise TypeError(f"{type(self).__name__} perturbs a network, and {type(inner).__name__} has none (no .net)")
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
@@ -70,10 +71,7 @@ class PAG(Perturbed):
         ValueError: for a name that is no module, or (when asked) a layer in which no attention ran.
     """
 
-    def __init__(
-        self, inner: Denoiser, layers: Sequence[str], s: float | Tensor = 3.0, *, interval: sigma | time | None = None
-    ) -> None:
-        super().__init__(inner, layers, s, interval=interval)
+    usual = 3.0
 
     @contextmanager
     def perturb(self, layer: nn.Module, name: str) -> Iterator[None]:
@@ -110,10 +108,7 @@ class SkipLayer(Perturbed):
         ValueError: for a name that is no module, or (when asked) a layer whose output is shaped otherwise.
     """
 
-    def __init__(
-        self, inner: Denoiser, layers: Sequence[str], s: float | Tensor = 2.8, *, interval: sigma | time | None = None
-    ) -> None:
-        super().__init__(inner, layers, s, interval=interval)
+    usual = 2.8
 
     @contextmanager
     def perturb(self, layer: nn.Module, name: str) -> Iterator[None]:

@@ -134,11 +134,8 @@ class RewardGuidance(Wrapper):
         self._table: dict[float, tuple[float, float, float]] = {}  # of a trajectory: t -> (rho_t, mu_t, s)
         self._calls: int | None = None  # of a trajectory; a denoiser asked by itself counts none
 
-    def begin(self, path: Path | None = None) -> Denoiser:
-        twin = self.around(self.inner.begin(path))
-        assert isinstance(twin, RewardGuidance)
-        twin._calls, twin._table = 0, {} if path is None or not self._along else self._strengths(path)
-        return twin
+    def state(self, path: Path | None) -> dict[str, Any]:
+        return {"_calls": 0, "_table": {} if path is None or not self._along else self._strengths(path)}
 
     @property
     def _along(self) -> bool:

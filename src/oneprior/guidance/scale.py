@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+Scale = float | Tensor  # one for all, or (B,) for one a sample
 
-def check_scale(scale: Any, name: str = "scale") -> float | Tensor:
+
+def check_scale(scale: Any, name: str = "scale") -> Scale:
     """`scale` as a float, or the tensor that came ((B,) for a scale a sample).
 
     Raises:

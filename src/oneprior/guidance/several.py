@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser
-from oneprior.guidance.cfg import sigma, time
-from oneprior.guidance.contrast import Conditional, stacked, without
-from oneprior.guidance.scale import check_scale
+from oneprior.guidance.contrast import Conditional, Interval, Values, stacked, without
+from oneprior.guidance.scale import Scale, check_scale
 from oneprior.posterior import Posterior
 from oneprior.times import align
 
@@ -36,12 +35,7 @@ class Several(Conditional):
     """
 
     def __init__(
-        self,
-        inner: Denoiser,
-        scales: Mapping[str, float | Tensor],
-        *,
-        negative: Mapping[str, Any] | None = None,
-        interval: sigma | time | None = None,
+        self, inner: Denoiser, scales: Mapping[str, Scale], *, negative: Values = None, interval: Interval = None
     ) -> None:
         super().__init__(inner, 2.0, negative={**inner.facts.null, **(negative or {})}, interval=interval)
         unknown = sorted(set(scales) - set(self.other))

@@ -7,7 +7,6 @@ sum to 1, so that it is another method on D or eps: v is the schedule's own velo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import inf
 from typing import Any
 
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser
-from oneprior.guidance.cfg import sigma, time
-from oneprior.guidance.contrast import Conditional
+from oneprior.guidance.contrast import Conditional, Interval, Values
+from oneprior.guidance.scale import Scale
 from oneprior.paths import Path
 from oneprior.posterior import Posterior
 from oneprior.times import align, aligned
@@ -36,26 +35,18 @@ class CFGZero(Conditional):
     """
 
     def __init__(
-        self,
-        inner: Denoiser,
-        scale: float | Tensor = 4.0,
-        *,
-        zero: int = 1,
-        negative: Mapping[str, Any] | None = None,
-        interval: sigma | time | None = None,
+        self, inner: Denoiser, scale: Scale = 4.0, *, zero: int = 1, negative: Values = None, interval: Interval = None
     ) -> None:
         super().__init__(inner, scale, negative=negative, interval=interval)
         if not isinstance(zero, int) or zero < 0:
             raise ValueError(f"zero = {zero!r}: a number of steps >= 0 was expected")
         self.zero, self._until = zero, inf  # velocity is 0 at t > until
 
-    def begin(self, path: Path | None = None) -> Denoiser:
-        twin = self.around(self.inner.begin(path))
-        assert isinstance(twin, CFGZero)
-        if path is not None:
-            times = path.matrix.unique().flip(0).tolist()
-            twin._until = times[min(self.zero, len(times) - 1)] * (1 + 1e-6)
-        return twin
+    def state(self, path: Path | None) -> dict[str, Any]:
+        if path is None:
+            return {}
+        times = path.matrix.unique().flip(0).tolist()
+        return {"_until": times[min(self.zero, len(times) - 1)] * (1 + 1e-6)}
 
     def combine(self, means: tuple[Tensor, ...], x: Tensor, t: Any, cond: dict[str, Any]) -> Tensor:
         q, k = self._line(x, t, cond)

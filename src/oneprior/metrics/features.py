@@ -85,16 +85,9 @@ def null(
         >>> null(frechet_distance, real, n=360)
         >>> null(lambda r, g: prdc(r, g).density, real, n=(1000, 200))
 
-    Args:
-        metric: A function of real and generated features that returns a number.
-        real: Real features, with shape (N, D).
-        n: The size of both parts, or the sizes (real, generated).
-        repeats: Number of random partitions.
-        seed: The partitions are a pure function of it.
-
-    Returns:
-        Mean and standard error over the partitions. They share one pool of N samples, so the error leaves out the
-        choice of the pool and is too small when the parts nearly exhaust it.
+    metric: of real and generated features. real: (N, D). n: size of both parts, or (real, generated). Partitions are a
+    pure function of the seed. They share one pool of N samples, so the standard error leaves out the choice of the
+    pool and is too small when the parts nearly exhaust it.
 
     Raises:
         ValueError: the two parts do not fit into N, or repeats < 1.

@@ -29,10 +29,7 @@ class Moments:
 
         >>> stats = Moments.of(first) + Moments.of(second)
 
-    Attributes:
-        count: Number of samples n.
-        mean: The mean, with shape (D,).
-        scatter: sum_i (f_i - mean)(f_i - mean)^T, with shape (D, D).
+    count n; mean (D,); scatter (D, D), sum_i (f_i - mean)(f_i - mean)^T.
     """
 
     count: int
@@ -76,12 +73,7 @@ def frechet_gaussians(mean_r: Array, cov_r: Array, mean_g: Array, cov_g: Array) 
 
 
 def frechet_eigh(real: Array | Moments, generated: Array | Moments) -> float:
-    """Frechet distance from the two covariances, in O(N D^2 + D^3).
-
-    Args:
-        real: Features (N, D), or their `Moments` where they do not fit in memory.
-        generated: Features (M, D), or their `Moments`.
-    """
+    """Frechet distance of features (N, D), (M, D) or their `Moments`, from the two covariances, in O(N D^2 + D^3)."""
     r, g = (m if isinstance(m, Moments) else Moments.of(m) for m in (real, generated))
     return frechet_gaussians(r.mean, r.cov, g.mean, g.cov)
 
@@ -96,13 +88,9 @@ def frechet_nuclear(real: Array, generated: Array) -> float:
 
 
 def frechet_distance(real: Array | Moments, generated: Array | Moments) -> float:
-    """Frechet distance of two sets of features, by the cheaper of the two equal ways.
+    """Frechet distance of features (N, D), (M, D) or their `Moments`, by the cheaper of the two equal ways.
 
         >>> frechet_distance(flatten(real_images), flatten(samples))
-
-    Args:
-        real: Features (N, D) or `Moments`.
-        generated: Features (M, D) or `Moments`.
 
     Raises:
         ValueError: features not two-dimensional, not finite, of different D, or fewer than two samples.

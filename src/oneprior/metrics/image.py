@@ -25,32 +25,18 @@ def _pictures(x: Array, y: Array, data_range: float) -> tuple[Tensor, Tensor]:
 
 
 def psnr(x: Array, y: Array, *, data_range: float) -> Tensor:
-    """Peak signal-to-noise ratio in dB, per sample.
+    """Peak signal-to-noise ratio in dB of each sample of x, y (B, ...): float64 (B,), infinite for equal ones.
 
-    Args:
-        x: Pictures (or anything else), with shape (B, ...).
-        y: The same shape.
-        data_range: Largest minus smallest possible value: 1 for pictures in [0, 1].
-
-    Returns:
-        float64 values, with shape (B,); infinite for equal pictures.
+    data_range: largest minus smallest possible value, 1 for pictures in [0, 1].
     """
     a, b = _pictures(x, y, data_range)
     return 10 * torch.log10(data_range**2 / (a - b).square().flatten(1).mean(1))
 
 
 def ssim(x: Array, y: Array, *, data_range: float, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """Structural similarity, per picture.
+    """Structural similarity of each picture of x, y (B, C, H, W): float64 (B,), at most 1.
 
-    Args:
-        x: Pictures, with shape (B, C, H, W).
-        y: The same shape.
-        data_range: Largest minus smallest possible value: 1 for pictures in [0, 1].
-        window: Odd side of the Gaussian window in pixels.
-        sigma: Standard deviation of the window in pixels.
-
-    Returns:
-        float64 values at most 1, with shape (B,).
+    data_range: as of `psnr`. window, sigma: odd side and standard deviation of the Gaussian window, in pixels.
     """
     a, b = _pictures(x, y, data_range)
     if a.ndim != 4:

@@ -49,13 +49,9 @@ def _mean(kernel: Kernel, x: Tensor, y: Tensor, leave_out: bool) -> Tensor:
 
 
 def kernel_mmd(real: Array, generated: Array, kernel: Kernel, unbiased: bool = True) -> float:
-    """Squared maximum mean discrepancy under a kernel.
+    """Squared maximum mean discrepancy of features (N, D) and (M, D) under a kernel.
 
-    Args:
-        real: Features, with shape (N, D).
-        generated: Features, with shape (M, D).
-        kernel: Maps float64 rows (n, D) and (m, D) to the matrix k(x_i, y_j), with shape (n, m).
-        unbiased: Leave out the pairs of a sample with itself.
+    kernel: float64 rows (n, D), (m, D) -> k(x_i, y_j), (n, m). unbiased: leave out the pairs of a sample with itself.
     """
     r, g = pair(real, generated)
     return (_mean(kernel, r, r, unbiased) + _mean(kernel, g, g, unbiased) - 2 * _mean(kernel, r, g, False)).item()
@@ -102,13 +98,8 @@ def sliced_wasserstein(real: Array, generated: Array, *, directions: int = 512, 
     """Squared 2-Wasserstein distance of one-dimensional projections, averaged over random directions.
 
     Exact on every direction, also for N != M: the quantile functions are steps, integrated between all their jumps.
-    For N(m, I) against N(m', I) its expectation is |m - m'|^2 / D plus a sampling term of order 1/N.
-
-    Args:
-        real: Features, with shape (N, D).
-        generated: Features, with shape (M, D).
-        directions: Number of directions, uniform on the sphere.
-        seed: The directions are a pure function of it.
+    For N(m, I) against N(m', I) its expectation is |m - m'|^2 / D plus a sampling term of order 1/N. The directions, on
+    the sphere, are a pure function of the seed.
     """
     r, g = pair(real, generated, least=1)
     n, m = len(r), len(g)

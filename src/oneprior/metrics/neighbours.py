@@ -31,18 +31,10 @@ class PRDC(NamedTuple):
 
 
 def nearest(x: Tensor, to: Tensor, k: int = 1, leave_out: bool = False) -> tuple[Tensor, Tensor]:
-    """The k nearest rows of `to` for every row of x.
+    """Distances and indices (N, k) of the k nearest rows of `to` (M, D) for each row of x (N, D), nearest first.
 
     A matrix product finds the candidates; their distances are then taken by subtraction, so a copy has distance 0.
-
-    Args:
-        x: Rows, with shape (N, D), float64.
-        to: Rows, with shape (M, D), float64.
-        k: Number of neighbours.
-        leave_out: x and `to` are the same rows and row i is not its own neighbour.
-
-    Returns:
-        Distances and indices, each with shape (N, k), nearest first.
+    leave_out: x and `to` are the same rows and row i is not its own neighbour.
     """
     if not 1 <= k <= len(to) - leave_out:
         raise ValueError(f"{k} nearest of {len(to) - leave_out} samples; take a smaller k or more samples")
@@ -82,12 +74,9 @@ def two_sample_accuracy(real: Array, generated: Array) -> float:
 
 
 def prdc(real: Array, generated: Array, k: int = 5) -> PRDC:
-    """Precision, recall, density and coverage with balls to the k-th neighbour.
+    """Precision, recall, density and coverage of features (N, D), (M, D) with balls to the k-th neighbour; N, M > k.
 
-    Args:
-        real: Features, with shape (N, D), N > k.
-        generated: Features, with shape (M, D), M > k.
-        k: Neighbour that sets the radius: 3 in the paper of precision and recall, 5 in that of density and coverage.
+    k is 3 in the paper of precision and recall, 5 in that of density and coverage.
     """
     r, g = pair(real, generated)
     centre = r.mean(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from oneprior.nets.config import (
@@ -40,6 +41,10 @@ __all__ = [
     "to_dict",
 ]
 
+NETWORKS = {
+    "unet": "UNet", "dit": "DiT", "mlp": "MLP", "tokens": "TokenTransformer", "codes": "CodeUNet", "clips": "ClipNet",
+}  # fmt: skip
+
 
 def build(
     config: NetConfig | JointConfig, seed: int | None = None
@@ -58,28 +63,6 @@ def build(
         from oneprior.nets.joint import JointNet
 
         return JointNet(config, build(config.backbone))
-    if isinstance(config, CodesConfig):
-        from oneprior.nets.codes import CodeUNet
-
-        return CodeUNet(config)
-    if isinstance(config, UNetConfig):  # imported here, so that settings stay free of torch
-        from oneprior.nets.unet import UNet
-
-        return UNet(config)
-    if isinstance(config, DiTConfig):
-        from oneprior.nets.dit import DiT
-
-        return DiT(config)
-    if isinstance(config, MLPConfig):
-        from oneprior.nets.mlp import MLP
-
-        return MLP(config)
-    if isinstance(config, TokensConfig):
-        from oneprior.nets.tokens import TokenTransformer
-
-        return TokenTransformer(config)
-    if isinstance(config, ClipConfig):
-        from oneprior.nets.clips import ClipNet
-
-        return ClipNet(config)
+    if isinstance(config, NetConfig) and config.type in NETWORKS:  # imported here: settings stay free of torch
+        return getattr(import_module(f"oneprior.nets.{config.type}"), NETWORKS[config.type])(config)
     raise TypeError(f"build wants a config of oneprior.nets; got {type(config).__name__}")

@@ -1,5 +1,8 @@
-"""Conjugate gradients, one system a sample: M_i u_i = b_i (Hestenes and Stiefel 1952), guarded for matrices that only
-ought to be symmetric positive definite, such as A V A^T + R with V from a trained network."""
+"""What is done with matrices M_i, one a sample, that are known by their products: M_i u_i = b_i, and M_i^(1/2) n_i.
+
+Conjugate gradients (Hestenes and Stiefel 1952) and least residuals, guarded for matrices that only ought to be
+symmetric positive definite, such as A V A^T + R with V from a trained network.
+"""
 
 from __future__ import annotations
 
@@ -89,3 +92,30 @@ def _least(H: Tensor, doubt: float) -> tuple[Tensor, Tensor, Tensor]:
     U, S = torch.linalg.qr(full)
     c = torch.linalg.solve_triangular(S, U.mT @ e, upper=True)
     return c[..., 0], (e[:, : k + 1] - H @ c).flatten(1).norm(dim=1), (c * (T @ c)).flatten(1).sum(1)
+
+
+def root(V: Callable[[Tensor], Tensor], n: Tensor, rank: int) -> Tensor:
+    """V^(1/2) n, (B, *) like n, for a symmetric V >= 0 (Lanczos 1950; Druskin and Knizhnerman 1989): with the
+    orthonormal Q of span{n, V n, ..., V^(k-1) n} and T = Q^T V Q, nearly |n| Q T^(1/2) e_1; exact for as many ranks k
+    as V has distinct eigenvalues.
+
+    Negative eigenvalues, which a covariance has not, count as 0; so does whatever is not finite.
+    """
+    size = n.flatten(1).norm(dim=1)
+    basis = [n.flatten(1) / size[:, None]]
+    T = n.new_zeros(len(n), rank, rank)
+    for k in range(rank):
+        w = V(basis[k].reshape(n.shape)).flatten(1).nan_to_num(0.0)
+        Q = torch.stack(basis, 1)
+        for _ in range(2):  # twice is enough
+            part = torch.einsum("bkd,bd->bk", Q, w)
+            T[:, : k + 1, k] += part
+            w = w - torch.einsum("bkd,bk->bd", Q, part)
+        length = w.norm(dim=1)
+        live = length > 1e-6 * T.abs().amax((1, 2))  # else the space is invariant: what follows is 0
+        basis.append(torch.where(live[:, None], w / length[:, None], 0.0))
+        if k + 1 < rank:
+            T[:, k + 1, k] = torch.where(live, length, 0.0)
+    low, U = torch.linalg.eigh((T + T.mT) / 2)
+    c = torch.einsum("bij,bj,bj->bi", U, low.clamp(min=0).sqrt(), U[:, 0])
+    return (size[:, None] * torch.einsum("bkd,bk->bd", torch.stack(basis[:rank], 1), c)).reshape(n.shape)

@@ -6,22 +6,6 @@ from oneprior.sampling.solvers import DDIM, Adams, Heun, Langevin, Multistep, Ro
 from oneprior.sampling.walk import Step, step, walk
 
 __all__ = [
-    "DDIM",
-    "SAMPLERS",
-    "Adams",
-    "Heun",
-    "Langevin",
-    "Multistep",
-    "Particles",
-    "Row",
-    "Sampler",
-    "Solver",
-    "Stage",
-    "Step",
-    "device_of",
-    "sample",
-    "sampler",
-    "steer",
-    "step",
-    "walk",
-]
+    "DDIM", "SAMPLERS", "Adams", "Heun", "Langevin", "Multistep", "Particles", "Row", "Sampler", "Solver", "Stage",
+    "Step", "device_of", "sample", "sampler", "steer", "step", "walk",
+]  # fmt: skip

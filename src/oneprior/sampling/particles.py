@@ -26,6 +26,7 @@ from oneprior.paths import SOLVE, Path
 from oneprior.sampling.sampler import Sampler, _resolve, _start, device_of
 from oneprior.sampling.solvers import Solver
 from oneprior.sampling.walk import Step, walk
+from oneprior.times import repeated
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Swarm:
         sampler: str | Sampler | Solver = "ancestral",
         path: Path | None = None,
         seeds: Sequence[int] | None = None,
-        cond: dict[str, Any] | None = None,
+        **cond: Any,
     ) -> None:
         chosen, self.path = _resolve(den, steps, sampler, path)
         self.solver = chosen.solver
@@ -123,14 +124,14 @@ class Swarm:
                 f"{len(seeds)} seeds for {B} samples of {count} particles: one a sample, and 2 or more of these"
             )
         self.count, self.noise = count, Grouped(Seeded(seeds), count)
-        self.cond = {k: self.repeat(v, B) for k, v in (cond or {}).items()}
+        self.cond = {k: self.repeat(v, B) for k, v in cond.items()}
         like = torch.empty((B * count, *shape[1:]), device=device_of(den))
         self.x = _start(den.schedule, like, self.path, self.noise, "", self.cond.get("y"))
         self.log_weights = torch.zeros(B, count, dtype=torch.float64)
         self._trace: list[Tensor] = []
 
     def repeat(self, v: Any, batch: int) -> Any:
-        return v.repeat_interleave(self.count, 0) if isinstance(v, Tensor) and v.ndim and len(v) == batch else v
+        return repeated(v, batch, self.count)
 
     def zeros(self) -> Tensor:
         """A number a particle, (B K,), float64 on the CPU as the weights are."""
@@ -205,17 +206,13 @@ def steer(
     count: int = 16,
     potential: str = "diff",
     every: int = 1,
-    steps: int | None = None,
-    sampler: str | Sampler | Solver = "ancestral",
-    path: Path | None = None,
-    seeds: Sequence[int] | None = None,
-    **cond: Any,
+    **how: Any,
 ) -> Particles:
     """FK steering: `count` particles a sample of p(x_0) exp(lam reward(x_0)), p the law of `den` (guided or not).
 
     reward: x_0 (B K, *), particles of sample 0 first, -> (B K,); it need not be differentiable. every: network calls
     between two weighings. potential: `diff`, `max` or `sum`, see above; the last two want a large `every`, since each
-    weighing multiplies the weights anew. The rest as of `sample`.
+    weighing multiplies the weights anew. how: as of `Swarm`.
 
     Example:
         >>> out = steer(den, (4, 1, 28, 28), lambda x: -x.mean((1, 2, 3)).square(), lam=50.0, count=32)
@@ -228,7 +225,7 @@ def steer(
         raise ValueError(
             f"potential '{potential}', every = {every}: one of {sorted(POTENTIALS)} and at least 1 were expected"
         )
-    swarm, kept = Swarm(den, shape, count, steps, sampler, path, seeds, cond), None
+    swarm, kept = Swarm(den, shape, count, **how), None
     x, product = swarm.x, swarm.zeros()
     for out in swarm.walk(den):
         x = out.x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -16,26 +16,10 @@ from oneprior import paths
 from oneprior.denoiser import Denoiser, schedule_of
 from oneprior.noise import Noise, Seeded
 from oneprior.paths import Hold, Path
-from oneprior.sampling import grids
+from oneprior.sampling import grids, solvers
 from oneprior.sampling import hold as known
 from oneprior.sampling.auto import auto
-from oneprior.sampling.solvers import (
-    DDIM,
-    Adams,
-    Angle,
-    Band,
-    Data,
-    Eps,
-    Heun,
-    Langevin,
-    Multistep,
-    Sbar,
-    Solver,
-    bh1,
-    bh2,
-    fixed,
-    halved,
-)
+from oneprior.sampling.solvers import Solver
 from oneprior.sampling.walk import Step, walk
 from oneprior.schedules import Schedule
 from oneprior.times import aligned
@@ -54,24 +38,24 @@ class Sampler:
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "ddim": Sampler(DDIM()),
-    "ancestral": Sampler(DDIM(1.0)),
-    "ancestral-optimal": Sampler(DDIM(1.0, variance=True)),  # of a denoiser that tells its variance
-    "2m": Sampler(Multistep()),
-    "sde2m": Sampler(Multistep(1.0)),
-    "heun": Sampler(Heun()),
-    "3m": Sampler(Adams(3, rule=halved)),
-    "sde3m": Sampler(Adams(3, kappa=1.0, rule=halved)),
-    "unipc2": Sampler(Adams(2, corrector=True, rule=bh2)),
-    "unipc3": Sampler(Adams(3, corrector=True, rule=bh2)),
-    "unipc3-bh1": Sampler(Adams(3, corrector=True, rule=bh1)),
-    "ipndm4": Sampler(Adams(4, Sbar(), rule=fixed)),
-    "lms4": Sampler(Adams(4, Sbar())),
-    "eab3": Sampler(Adams(3, Data())),
-    "deis3": Sampler(Adams(3, Eps())),
-    "angle3": Sampler(Adams(3, Angle())),
-    "sa3": Sampler(Adams(3, kappa=Band(), corrector=True)),
-    "langevin": Sampler(Langevin()),
+    "ddim": Sampler(solvers.DDIM()),
+    "ancestral": Sampler(solvers.DDIM(1.0)),
+    "ancestral-optimal": Sampler(solvers.DDIM(1.0, variance=True)),  # of a denoiser that tells its variance
+    "2m": Sampler(solvers.Multistep()),
+    "sde2m": Sampler(solvers.Multistep(1.0)),
+    "heun": Sampler(solvers.Heun()),
+    "3m": Sampler(solvers.Adams(3, rule=solvers.halved)),
+    "sde3m": Sampler(solvers.Adams(3, kappa=1.0, rule=solvers.halved)),
+    "unipc2": Sampler(solvers.Adams(2, corrector=True, rule=solvers.bh2)),
+    "unipc3": Sampler(solvers.Adams(3, corrector=True, rule=solvers.bh2)),
+    "unipc3-bh1": Sampler(solvers.Adams(3, corrector=True, rule=solvers.bh1)),
+    "ipndm4": Sampler(solvers.Adams(4, solvers.Sbar(), rule=solvers.fixed)),
+    "lms4": Sampler(solvers.Adams(4, solvers.Sbar())),
+    "eab3": Sampler(solvers.Adams(3, solvers.Data())),
+    "deis3": Sampler(solvers.Adams(3, solvers.Eps())),
+    "angle3": Sampler(solvers.Adams(3, solvers.Angle())),
+    "sa3": Sampler(solvers.Adams(3, kappa=solvers.Band(), corrector=True)),
+    "langevin": Sampler(solvers.Langevin()),
 }
 DEFAULT_STEPS = 20
 
@@ -147,7 +131,7 @@ def sample(
         steps = walk(
             den, x, along, chosen.solver, noise, temperature=temperature, grad=grad, check=check, reuse=own, **cond
         )
-        for out in _shown(steps, made.steps) if progress and not check else steps:
+        for out in shown(steps, made.steps) if progress and not check else steps:
             if clamped is not None:
                 out.x = clamped(out.x, out.s, out.index + 1)
             if watch is not None and not check:
@@ -163,10 +147,11 @@ def sample(
     return x
 
 
-def _shown(steps: Iterator[Step], total: int) -> Iterator[Step]:
+def shown(steps: Iterable[Any], total: int, what: str = "sampling") -> Any:
+    """The same under a bar of progress."""
     from tqdm.auto import tqdm
 
-    return iter(tqdm(steps, total=total, desc="sampling", leave=False))
+    return tqdm(steps, total=total, desc=what, leave=False)
 
 
 def _resolve(

@@ -5,24 +5,6 @@ from oneprior.schedules.named import EDM, VE, VP, Cosine, Laplace, RectifiedFlow
 from oneprior.schedules.table import Betas, CosineBetas, LinearBetas, ScaledLinearBetas, Table
 
 __all__ = [
-    "EDM",
-    "VE",
-    "VP",
-    "Betas",
-    "Cosine",
-    "CosineBetas",
-    "Eta",
-    "Kappa",
-    "Laplace",
-    "LinearBetas",
-    "Own",
-    "RectifiedFlow",
-    "ScaledLinearBetas",
-    "Schedule",
-    "Share",
-    "Shifted",
-    "Sigmoid",
-    "Stochasticity",
-    "SubVP",
-    "Table",
-]
+    "EDM", "VE", "VP", "Betas", "Cosine", "CosineBetas", "Eta", "Kappa", "Laplace", "LinearBetas", "Own",
+    "RectifiedFlow", "ScaledLinearBetas", "Schedule", "Share", "Shifted", "Sigmoid", "Stochasticity", "SubVP", "Table",
+]  # fmt: skip

@@ -38,9 +38,10 @@ def digest(path: Path) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file atomically."""
+    """Replace a file atomically; its folder is made."""
     aside = path.with_name(path.name + ".tmp")
     with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(aside, "wb") as f:
                 f.write(data)

@@ -12,15 +12,6 @@ from oneprior.codecs.vq.quantise import FSQ, Codebook, perplexity, usage
 from oneprior.codecs.vq.refit import features, refit
 
 __all__ = [
-    "FSQ",
-    "VQ",
-    "Autoencoder",
-    "Codebook",
-    "Reconstruction",
-    "VQConfig",
-    "features",
-    "perplexity",
-    "refit",
-    "touched",
+    "FSQ", "VQ", "Autoencoder", "Codebook", "Reconstruction", "VQConfig", "features", "perplexity", "refit", "touched",
     "usage",
-]
+]  # fmt: skip

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oneprior.codecs.base import Codec
 from oneprior.codecs.pixels import _check_pictures
 from oneprior.codecs.vq.config import VQConfig
 from oneprior.codecs.vq.networks import Autoencoder
@@ -25,7 +26,7 @@ from oneprior.codecs.vq.quantise import nearest, project
 PART = 256  # pictures at a time
 
 
-class VQ(nn.Module):
+class VQ(nn.Module, Codec):
     """Pictures (B, C, H, W) <-> tokens (B, h w), int64 in [0, symbols), the grid read row by row.
 
     symbols: number of codes. grid: (h, w). The weights follow the data to its device.
@@ -85,14 +86,6 @@ class VQ(nn.Module):
         parts = [project(own.encoder(2 * p.float() - 1).movedim(1, -1), own.vq) for p in x.split(PART)]
         return torch.cat([nearest(z, own.codes).flatten(1) for z in parts])
 
-    def dequantise(self, x: Tensor, u: Tensor) -> Tensor:
-        """`encode`, for training; tokens have no bins to spread over, u is not used."""
-        return self.encode(x)
-
-    def snap(self, x: Tensor) -> Tensor:
-        """x itself: a codec does not say what the pictures' own levels are."""
-        return x
-
     @torch.no_grad()
     def decode(self, m: Tensor, clip: bool = True) -> Tensor:
         """Tokens -> pictures in [0, 1] (clip=False: as the decoder gives them, or a little beyond).
@@ -129,7 +122,6 @@ class VQ(nn.Module):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """A codec with weights yet to be loaded."""
         fields = {k: v for k, v in config.items() if k not in ("type", "symbols")}
         return cls(made := VQConfig(**fields), torch.zeros(config["symbols"], made.dim))
 

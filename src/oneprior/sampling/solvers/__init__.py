@@ -6,27 +6,6 @@ from oneprior.sampling.solvers.plan import Legs, Row, Solver, Stage, mean, toget
 from oneprior.sampling.solvers.steps import DDIM, Heun, Langevin, Multistep
 
 __all__ = [
-    "DDIM",
-    "Adams",
-    "Angle",
-    "Band",
-    "Conditional",
-    "Data",
-    "Eps",
-    "Form",
-    "Heun",
-    "Langevin",
-    "Legs",
-    "Multistep",
-    "Row",
-    "Sbar",
-    "Solver",
-    "Stage",
-    "bh1",
-    "bh2",
-    "exact",
-    "fixed",
-    "halved",
-    "mean",
-    "together",
-]
+    "DDIM", "Adams", "Angle", "Band", "Conditional", "Data", "Eps", "Form", "Heun", "Langevin", "Legs", "Multistep",
+    "Row", "Sbar", "Solver", "Stage", "bh1", "bh2", "exact", "fixed", "halved", "mean", "together",
+]  # fmt: skip

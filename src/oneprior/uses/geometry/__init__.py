@@ -7,24 +7,7 @@ from oneprior.uses.geometry.local import directions, loco
 from oneprior.uses.geometry.subspaces import LowRank, assign, k_subspaces, matched, projector_distance
 
 __all__ = [
-    "FORMS",
-    "METHODS",
-    "SVD",
-    "TIMES",
-    "Dimension",
-    "Gauge",
-    "Jacobian",
-    "LowRank",
-    "Potential",
-    "assign",
-    "conservativity",
-    "dimension",
-    "directions",
-    "divergence",
-    "k_subspaces",
-    "loco",
-    "matched",
-    "numerical_rank",
-    "projector_distance",
-    "top_svd",
-]
+    "FORMS", "METHODS", "SVD", "TIMES", "Dimension", "Gauge", "Jacobian", "LowRank", "Potential", "assign",
+    "conservativity", "dimension", "directions", "divergence", "k_subspaces", "loco", "matched", "numerical_rank",
+    "projector_distance", "top_svd",
+]  # fmt: skip

@@ -26,7 +26,7 @@ from oneprior.denoiser import Denoiser
 from oneprior.noise import Seeded
 from oneprior.uses.errors import check_density
 from oneprior.uses.geometry.jacobian import Jacobian
-from oneprior.uses.likelihood import NOISIEST, dot, sign_vectors
+from oneprior.uses.likelihood import NOISIEST, dot
 
 TIMES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3)
 
@@ -89,11 +89,8 @@ def flipd(
     for t in t0:
         a, _, s = den.schedule.at(t)
         J = Jacobian(den, a * x0, t, **cond)
-        trace = torch.stack([dot(v, J.adjoint(v)) for v in sign_vectors(x0, count, seeds, "flipd")]).sum(0) / (
-            count or 1
-        )
         rest = (x0 - J.mean) * (a / s)
-        out.append(a * trace + dot(rest, rest))
+        out.append(a * J.trace(count, seeds, "flipd") + dot(rest, rest))
     return torch.stack(out)
 
 

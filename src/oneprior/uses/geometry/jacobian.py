@@ -9,6 +9,7 @@ J and 1 for an antisymmetric one (as in Chao et al. 2023, QCSBM). Top singular t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from oneprior.denoiser import Denoiser
 from oneprior.noise import Seeded
-from oneprior.times import Time
+from oneprior.times import Time, repeated
 from oneprior.uses.likelihood import dot, sign_vectors
 
 
@@ -48,13 +49,14 @@ class Jacobian:
 
     def wide(self, k: int) -> Jacobian:
         """The same J for k vectors of each sample at once: v, u (B k, *), those of sample 0 first."""
-        den, t, rows, cond = self._made
-
-        def many(v: Any) -> Any:
-            return v.repeat_interleave(k, 0) if isinstance(v, Tensor) and v.ndim and len(v) == len(self.x) else v
-
+        (den, t, rows, cond), many = self._made, partial(repeated, batch=len(self.x), n=k)
         rows = many(rows) if rows is not None and rows.ndim == self.x.ndim else rows
         return Jacobian(den, many(self.x), many(t), rows=rows, **{name: many(v) for name, v in cond.items()})
+
+    def trace(self, count: int | None, seeds: Sequence[int] | None, key: str = "probes") -> Tensor:
+        """tr J, (B,) float64: exact with d backward passes, or by `count` random probes."""
+        every = [dot(v, self.adjoint(v)) for v in sign_vectors(self.x, count, seeds, key)]
+        return torch.stack(every).sum(0) / (count or 1)
 
     def dense(self) -> Tensor:
         """J itself, (B, d, d): d backward passes."""
@@ -64,9 +66,8 @@ class Jacobian:
 def divergence(
     den: Denoiser, x: Tensor, t: Time, *, count: int | None = None, seeds: Sequence[int] | None = None, **cond: Any
 ) -> Tensor:
-    """tr dD/dx, (B,) float64: exact with d backward passes, or by `count` random probes."""
-    J = Jacobian(den, x, t, **cond)
-    return torch.stack([dot(v, J.adjoint(v)) for v in sign_vectors(x, count, seeds, "probes")]).sum(0) / (count or 1)
+    """tr dD/dx, (B,) float64, as of `Jacobian.trace`."""
+    return Jacobian(den, x, t, **cond).trace(count, seeds)
 
 
 class Estimated(NamedTuple):

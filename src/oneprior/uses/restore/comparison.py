@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from oneprior.codecs import Codec, Pixels
-from oneprior.denoiser import Denoiser, Wrapper
+from oneprior.denoiser import Counted, Denoiser, Wrapper
 from oneprior.metrics import psnr, ssim
 from oneprior.noise import Seeded
 from oneprior.operators import Measurement, Operator
@@ -35,7 +35,7 @@ from oneprior.operators.simulate import simulate
 from oneprior.operators.solve import cg
 from oneprior.posterior import Posterior
 from oneprior.times import Time, align
-from oneprior.uses.restore.run import _Counted, restore
+from oneprior.uses.restore.run import restore
 from oneprior.uses.restore.settings import METHODS, RedDiffSettings
 
 METRICS = ("psnr_draw", "psnr_mean", "ssim", "residual", "cover50", "cover90", "seconds", "calls")
@@ -121,7 +121,7 @@ def _theirs(
     fn, shape = foreign(method), (draws, *like.shape[1:])
 
     def run(seen: Measurement, seeds: list[int]) -> tuple[Tensor, int]:
-        counted, start = _Counted(den), Seeded(seeds)(0, like.new_empty(shape))
+        counted, start = Counted(den), Seeded(seeds)(0, like.new_empty(shape))
         out = fn(counted, seen.to_model(codec).repeat(draws), start=start, calls=calls, seeds=seeds)
         if not isinstance(out, Tensor) or tuple(out.shape) != shape:
             said = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__

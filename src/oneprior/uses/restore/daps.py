@@ -20,9 +20,9 @@ from oneprior.guidance.mmps import MMPS
 from oneprior.noise import Noise, Seeded
 from oneprior.operators import Measurement
 from oneprior.sampling import DDIM, Sampler, sample, sampler
+from oneprior.sampling.sampler import shown
 from oneprior.times import align
 from oneprior.uses.restore.settings import DAPSSettings
-from oneprior.uses.restore.steps import shown
 
 
 def daps(
@@ -36,7 +36,7 @@ def daps(
     levels = sampler("ddim").path(den, max(s.steps // s.ode, 1)).matrix[:, 0].tolist()
     a, _, sigma = den.schedule.at(levels[0])
     x = x0 = sigma * noise(0, seen.y.new_empty(shape))
-    for i, t in enumerate(shown(levels[:-1], len(levels) - 1) if progress else levels[:-1]):
+    for i, t in enumerate(shown(levels[:-1], len(levels) - 1, "restoring") if progress else levels[:-1]):
         low, high = den.schedule.lam(levels[-2]), den.schedule.lam(max(min(t, levels[1]), levels[-2]))
         # evenly in lam from this level to the last but one, then to 0
         inside = (

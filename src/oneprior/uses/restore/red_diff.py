@@ -22,6 +22,7 @@ from torch import Tensor
 from oneprior.denoiser import Denoiser
 from oneprior.noise import Seeded, uniform
 from oneprior.operators import Measurement
+from oneprior.sampling.sampler import shown
 from oneprior.schedules import Schedule
 from oneprior.times import Time, align
 from oneprior.uses.restore.settings import RedDiffSettings
@@ -55,9 +56,9 @@ def red_diff(
         start = A.pinv(y) if s.init == "pinv" else y.new_zeros(A.domain(tuple(y.shape)))
     mu, noise = start.detach().clone(), Seeded(seeds)
     adam = torch.optim.Adam([mu], lr=s.lr, betas=s.betas)
-    shown = _shown(len(times)) if progress else range(len(times))
+    every = shown(range(len(times)), len(times), "restoring") if progress else range(len(times))
     with torch.no_grad():
-        for i in shown:
+        for i in every:
             x0 = mu + s.sigma_x0 * noise(i, mu, "spread") if s.sigma_x0 else mu
             mu.grad = direction(den, measurement, mu, times[i], noise(i, mu, "red-diff"), prior[i], data, x0=x0, **cond)
             if s.mode == "map":
@@ -128,9 +129,3 @@ def _times(den: Denoiser, s: RedDiffSettings) -> list[float]:
     if s.order == "random":  # one order for all samples, whatever the batch
         return [up[int(i)] for i in uniform(0, "red-diff order", 0, (s.steps,)).argsort()]
     return up if s.order == "ascending" else up[::-1]
-
-
-def _shown(total: int) -> Any:
-    from tqdm.auto import trange
-
-    return trange(total, desc="restoring", leave=False)

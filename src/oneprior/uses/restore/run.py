@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from oneprior.denoiser import Denoiser, Wrapper
+from oneprior.denoiser import Counted, Denoiser
 from oneprior.guidance.tiles import Tiled
 from oneprior.noise import antithetic
 from oneprior.operators import Compose, Measurement, Operator
-from oneprior.times import Time
+from oneprior.times import repeated
 from oneprior.uses.restore.settings import METHODS, WINDOWS, Method
 from oneprior.uses.restore.steps import first
 
@@ -72,9 +72,9 @@ def restore(
     seeds = paired_off([secrets.randbits(62) for _ in range(B * draws)], draws) if seeds is None else list(seeds)
     if len(seeds) != B * draws:
         raise ValueError(f"{len(seeds)} seeds for {B} samples of {draws} draws each: {B * draws} were expected")
-    many, cond = measurement.repeat(draws), {k: _repeated(v, B, draws) for k, v in cond.items()}
+    many, cond = measurement.repeat(draws), {k: repeated(v, B, draws) for k, v in cond.items()}
     run: Any = import_module(f"oneprior.uses.restore.{module}")
-    counted = _Counted(den)
+    counted = Counted(den)
     x = getattr(run, function)(counted, many, chosen, seeds=seeds, progress=progress, **cond)
     every = x.reshape(B, draws, *x.shape[1:])
     return Restored(every[:, 0], every.mean(1), spread(every, seeds), counted.asked // len(x), every)
@@ -97,22 +97,6 @@ def spread(draws: Tensor, seeds: Sequence[int]) -> Tensor:
     for j in pairs:
         apart = apart - (draws[:, j + 1] - draws[:, j]).square()
     return (apart / (2 * independent)).clamp(min=0).sqrt()
-
-
-class _Counted(Wrapper):
-    """Counts the samples that the denoiser is asked about."""
-
-    def __init__(self, inner: Denoiser) -> None:
-        super().__init__(inner)
-        self.asked = 0
-
-    def posterior(self, x: Tensor, t: Time, **cond: Any) -> Any:
-        self.asked += len(x)
-        return self.inner.posterior(x, t, **cond)
-
-    def around(self, inner: Denoiser) -> Denoiser:
-        self.inner = inner  # one count for every trajectory
-        return self
 
 
 def _method(method: Any, den: Denoiser, seen: Measurement, cond: dict[str, Any]) -> tuple[str, Method]:
@@ -146,10 +130,6 @@ def choose(den: Denoiser, seen: Measurement, **cond: Any) -> str:
         except (RuntimeError, NotImplementedError):
             return without
     return "mmps" if linear else "daps"
-
-
-def _repeated(v: Any, B: int, n: int) -> Any:
-    return v.repeat_interleave(n, 0) if isinstance(v, Tensor) and v.ndim and len(v) == B else v
 
 
 def _say(A: Operator) -> str:

@@ -11,7 +11,7 @@ from oneprior.denoiser import Denoiser
 from oneprior.noise import Seeded
 from oneprior.operators import Measurement
 from oneprior.sampling import Sampler, Solver, Step, sampler, walk
-from oneprior.sampling.sampler import _start
+from oneprior.sampling.sampler import _start, shown
 
 
 class Run(NamedTuple):
@@ -38,7 +38,7 @@ def begin(
     if grad:
         x.requires_grad_()
     way = walk(den, x, path, by.solver, noise, grad=grad, **cond)
-    return Run(x, noise, shown(way, path.steps) if progress else way)
+    return Run(x, noise, shown(way, path.steps, "restoring") if progress else way)
 
 
 def first(den: Denoiser, seen: Measurement, cond: dict[str, Any]) -> tuple[Tensor, Any]:
@@ -46,9 +46,3 @@ def first(den: Denoiser, seen: Measurement, cond: dict[str, Any]) -> tuple[Tenso
     one = {k: v[:1] if isinstance(v, Tensor) and v.ndim and len(v) == len(seen.y) else v for k, v in cond.items()}
     x = seen.y.new_zeros((1, *seen.operator.domain(tuple(seen.y.shape))[1:])).requires_grad_()
     return x, den(x, 0.5 * sum(den.facts.t_range), **one)
-
-
-def shown(way: Any, total: int) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(way, total=total, desc="restoring", leave=False)
