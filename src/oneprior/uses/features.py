@@ -282,30 +282,34 @@ def search(
     layers: Sequence[str] | None = None,
     head: Callable[[], Head] = linear,
     folds: int = 3,
+    few: bool = False,
     **how: Any,
 ) -> Search:
     """Which block at which time serves a head best, by cross-validation on (x0, y) alone: no test label is needed.
 
-    y (B,): classes. layers: all blocks by default. how: as of `extract`. A fold holds every folds-th image of a class.
+    y (B,): classes. layers: all blocks by default. folds, few: as of `validated`. how: as of `extract`.
     """
     layers = tuple(shapes(den, x0)) if layers is None else tuple(layers)
     table = torch.zeros(len(layers), len(ts), dtype=torch.float64)
     for j, t in enumerate(ts):
         found = extract(den, x0, layers, t, **how)
         for i, name in enumerate(layers):
-            table[i, j] = validated(found[name], y, head, folds)
+            table[i, j] = validated(found[name], y, head, folds, few)
     return Search(layers, tuple(ts), table)
 
 
-def validated(features: Tensor, y: Tensor, head: Callable[[], Head] = linear, folds: int = 3) -> float:
-    """Accuracy of a head on (N, ...) features, the mean over folds that were left out of its training."""
+def validated(
+    features: Tensor, y: Tensor, head: Callable[[], Head] = linear, folds: int = 3, few: bool = False
+) -> float:
+    """Accuracy of a head on (N, ...) features: trained on all folds but one and tested on that, or, for choices that
+    must hold at few labels, trained on one and tested on the others. A fold is every folds-th sample of a class."""
     if folds < 2 or len(features) != len(y):
         raise ValueError(f"{len(features)} features, {len(y)} labels, {folds} folds: two folds or more were expected")
     fold = torch.empty(len(y), dtype=torch.long)
     for c in y.unique():
         own = (y == c).nonzero()[:, 0]
         fold[own] = torch.arange(len(own)) % folds
-    split = [(fold != k, fold == k) for k in range(folds)]
+    split = [((fold == k) == few, (fold == k) != few) for k in range(folds)]
     return float(np.mean([head().fit(features[a], y[a]).score(features[b], y[b]) for a, b in split]))
 
 
