@@ -4,7 +4,7 @@ The floor is the bare network on tensors that are there already: the same batch 
 of the sides take turns, and of each the best of three counts, in seconds of the processor: on one thread they are the
 work, whatever else the machine does. A round is some of the 32 evaluations; a table is nothing but 32 of them.
 
-    python benchmarks/error_table.py --json error_table.json
+    python benchmarks/error_table.py --json docs/results/error_table.json
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
+import sys
 import time
 from typing import Any
 
@@ -60,16 +62,20 @@ def main() -> None:
     parser.add_argument("--json", help="file to write")
     parser.add_argument("--each", type=int, default=4, help="evaluations of a round, of 32")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     rows = measure(args.each)
     for row in rows:
         print(
             f"{row['what']}: {row['value']:,.0f} of {row['floor']:,.0f} a second, {row['ratio']:.3f} (>= {row['bar']})"
         )
     if args.json:
-        versions = {"oneprior": oneprior.__version__, "torch": torch.__version__}
-        record = {"name": "error_table", "versions": versions, "load": os.getloadavg(), "rows": rows}
+        record = {
+            "name": "error_table", "command": shlex.join(["python", "benchmarks/error_table.py", *sys.argv[1:]]),
+            "versions": {"oneprior": oneprior.__version__, "torch": torch.__version__}, "load": os.getloadavg()[0],
+            "evaluations a round": args.each, "rows": rows,
+        }  # fmt: skip
         with open(args.json, "w") as file:
-            json.dump(record, file, indent=1)
+            file.write(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def test_match(cli: Cli, pictures: list[Path]) -> None:
         (["--point", "a,b"], "X,Y was expected"),
         (["--point", "3"], "X,Y was expected"),
         (["--point", "9,3"], "within the picture"),
-        (["--layer", "up.9"], "were expected among"),
+        (["--layer", "up.9"], "no layer 'up.9'"),
     ],
 )
 def test_match_refuses(cli: Cli, pictures: list[Path], flags: list[object], said: str) -> None:

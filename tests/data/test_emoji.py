@@ -47,6 +47,7 @@ def test_pictures_names_and_categories(folder: Path) -> None:
         want = stored["images"][[10, 1]].transpose(0, 3, 1, 2) / np.float32(255)
     np.testing.assert_array_equal(batch["x"].numpy(), want)
     assert set(batch) == {"x", "label"} and batch["label"].tolist() == [2, 1]
+    assert source.tones[6:9] == ("none", *TONES[:2]) and len(source.tones) == 11
     assert source.captions[10] == f"{names_of(False, 1)[0]}: skin" and len(source.captions) == 11
 
 

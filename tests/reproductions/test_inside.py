@@ -1,8 +1,10 @@
 """Reproductions that look inside a prior, at a size that takes seconds: what must hold without training does."""
 
 import pytest
+import torch
 
 from oneprior.reproductions import Check, Record, reproduce
+from oneprior.reproductions.invdiff_emoji import histogram, squares
 
 
 def by_name(found: Record) -> dict[str, Check]:
@@ -31,6 +33,23 @@ def test_invdiff() -> None:
     figures = by_name(reproduce("invdiff", "quick"))
     assert figures["digits: minority share of the biased base"].measured <= 0.2
     assert {f"digits: minority share, {k} groups" for k in ("oracle", "quantile", "eiil")} <= figures.keys()
+
+
+def test_invdiff_emoji() -> None:
+    """On squares in two tones, hardly trained: the probe tells the tones apart, and all figures come."""
+    figures = by_name(reproduce("invdiff-emoji", "quick"))
+    assert figures["tone of held-out emoji read right by the probe"].measured == 1
+    assert {f"share of dark skin, {k} groups" for k in ("oracle", "quantile")} <= figures.keys()
+
+
+def test_pairs_of_tones() -> None:
+    """White stays white, and each row of the dark is the light one's but for the colour of what is drawn."""
+    light, dark = squares(6, 0)
+    assert torch.equal((light == 1).all(1), (dark == 1).all(1)) and not torch.equal(light, dark)
+    shares = histogram(light)
+    assert shares.shape == (6, 125) and torch.allclose(shares.sum(1), torch.ones(6))
+    white = (light == 1).all(1).float().mean((1, 2))
+    assert torch.allclose(shares[:, -1], white) and histogram(torch.full((1, 3, 2, 2), -1.0))[0, 0] == 1
 
 
 def test_two_features() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -14,8 +14,20 @@ from oneprior.guidance import CFG
 from oneprior.nets import DiTConfig, MLPConfig, TokensConfig, UNetConfig, build
 from oneprior.schedules import Cosine, RectifiedFlow
 from oneprior.tokens import Absorbing, TokenDenoiser
-from oneprior.uses.features import blocks, cka, extract, network, pca_maps, pooled, search, shapes, spatial, tapped
-from oneprior.uses.heads import HEADS, Attention, linear, mlp
+from oneprior.uses.features import (
+    blocks,
+    cka,
+    extract,
+    network,
+    pca_maps,
+    pooled,
+    search,
+    shapes,
+    spatial,
+    tapped,
+    validated,
+)
+from oneprior.uses.heads import HEADS, Attention, Head, linear, mlp
 
 G = torch.Generator().manual_seed(0)
 UNET = UNetConfig((1, 8, 8), classes=3, channels=(8, 16))
@@ -224,6 +236,24 @@ def test_the_search_looks_at_its_own_labels_only() -> None:
     assert found.accuracy.shape == (2, 2) and found.best[1] == 0.05 and found.accuracy.max() > 0.6
     with pytest.raises(ValueError, match="two folds or more"):
         search(den, x, y, folds=1, layers=("mid",))
+
+
+def test_folds() -> None:
+    """Of five folds a head sees four and is tested on the fifth, or, for few labels, the other way round."""
+    seen, (x, y) = list[tuple[int, int]](), separable(30, 0)
+
+    class Counts(Head):
+        def fit(self, features: Tensor, y: Tensor) -> Self:
+            self.n = len(y)
+            assert y.bincount().tolist() == [self.n // 3] * 3
+            return self
+
+        def predict(self, features: Tensor) -> Tensor:
+            seen.append((self.n, len(features)))
+            return torch.zeros(len(features), dtype=torch.long)
+
+    assert validated(x, y, Counts, 5) == pytest.approx(1 / 3) == validated(x, y, Counts, 5, few=True)
+    assert seen == [(24, 6)] * 5 + [(6, 24)] * 5
 
 
 def test_cka() -> None:

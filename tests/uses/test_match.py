@@ -12,7 +12,7 @@ from oneprior.exact import Mixture
 from oneprior.loading import load
 from oneprior.nets import DiTConfig, build
 from oneprior.schedules import Cosine
-from oneprior.uses.match import co_pca, encoded, fuse, gap, match, pck, resized, swap, tapped, together
+from oneprior.uses.match import co_pca, encoded, fuse, gap, maps, match, pck, resized, swap, together
 
 SIZE = (32, 48)  # pixels of pictures whose maps are 8 x 12
 
@@ -145,20 +145,20 @@ def test_taps_of_networks() -> None:
     prior = load("digits")
     x = torch.zeros(2, 1, 8, 8)
     x[0, :, :, :6] = prior.sample(1, seeds=[3], steps=4, label=2).x[0, :, :, :6]
-    maps = tapped(prior.den, 2 * x - 1, 0.1, noises=2)
-    assert list(maps) == ["up.0", "up.1"] or list(maps) == ["up.1", "up.0"]
-    assert {tuple(v.shape[2:]) for v in maps.values()} == {(8, 8), (4, 4)}
-    f, _ = together(maps, maps, (8, 8), q=4)
+    found = maps(prior.den, 2 * x - 1, 0.1, noises=2)
+    assert {name: tuple(v.shape[2:]) for name, v in found.items()} == {"up.0": (8, 8), "up.1": (4, 4)}
+    f, _ = together(found, found, (8, 8), q=4)
     assert f.shape == (2, 8, 8, 8)
     dit: Any = NetworkDenoiser(build(DiTConfig((1, 8, 8), patch=2, width=24, depth=1, heads=2), seed=0), Cosine())
-    assert tapped(dit, x, 0.1, ["blocks.0"])["blocks.0"].shape == (2, 24, 4, 4)
-    with pytest.raises(ValueError, match="were expected among"):
-        tapped(prior.den, x, 0.1, ["up.7"])
-    each = torch.cat([tapped(prior.den, x[i : i + 1], t, ["mid"])["mid"] for i, t in enumerate((0.1, 0.4))])
-    assert torch.allclose(tapped(prior.den, x, torch.tensor([0.1, 0.4]), ["mid"])["mid"], each, atol=1e-5)
+    assert maps(dit, x, 0.1, ["blocks.0"])["blocks.0"].shape == (2, 24, 4, 4)
+    assert list(maps(dit, x, 0.1)) == ["blocks.0"]
+    with pytest.raises(KeyError, match=r"no layer 'up\.7'; nearest are up\."):
+        maps(prior.den, x, 0.1, ["up.7"])
+    each = torch.cat([maps(prior.den, x[i : i + 1], t, ["mid"])["mid"] for i, t in enumerate((0.1, 0.4))])
+    assert torch.allclose(maps(prior.den, x, torch.tensor([0.1, 0.4]), ["mid"])["mid"], each, atol=1e-5)
     exact = Mixture([1.0], torch.zeros(1, 2), 1.0).denoiser(Cosine())
     with pytest.raises(ValueError, match="ExactDenoiser has no network"):
-        tapped(exact, torch.zeros(1, 2))
+        maps(exact, torch.zeros(1, 2))
     assert not any(m._forward_hooks for m in prior.den.modules())
 
 

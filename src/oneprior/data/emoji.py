@@ -26,9 +26,11 @@ NAMES = tuple(f"emoji-{v}-{s}{tones}" for v in LICENCES for s in SIZES for tones
 
 @dataclass(frozen=True, eq=False)
 class Emoji(ArraySource):
-    """An array source that also knows the English name of each sample, `captions`; batches leave them out."""
+    """An array source that also knows the English name of each sample, `captions`, and its skin tone, "none" or a code
+    such as "1F3FB" (light) to "1F3FF" (dark), two of them where two people are drawn; batches leave them out."""
 
     captions: tuple[str, ...] = ()
+    tones: tuple[str, ...] = ()
 
 
 def emoji(
@@ -73,7 +75,8 @@ def emoji(
     captions = tuple(name[chosen].tolist())
     title, shape = file.stem + ("" if tones else "-untoned"), (3, size, size)
     facts = DataFacts(shape, tuple(classes.tolist()), 256, title, LICENCES[vendor], len(captions))
-    return Emoji(facts, images.transpose(0, 3, 1, 2)[chosen], label[chosen].astype(np.int64), 0, 255, captions)
+    said = captions, tuple(tone[chosen].tolist())
+    return Emoji(facts, images.transpose(0, 3, 1, 2)[chosen], label[chosen].astype(np.int64), 0, 255, *said)
 
 
 def held_out_names(names: Sequence[str] | np.ndarray) -> np.ndarray:

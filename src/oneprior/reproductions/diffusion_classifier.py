@@ -3,7 +3,7 @@
 What is exact (ratios in nats, shared noise, elimination on exact denoisers) are tests of `uses.classify`; here are the
 trained ones. Range of noise and stages for digits were chosen on the noise seeds 0 to 2, and are measured on others;
 norm and weights of Fashion-MNIST were chosen on training pictures, its range and stages after a first figure on the
-test pictures had been seen.
+first 1,200 test pictures had been seen (0.8725). So it is measured on the pictures 2,000 to 3,999, never looked at.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ CLAIM = (
 SEEDS: dict[Scale, tuple[int, ...]] = {"quick": (3,), "desk": (3, 4, 5)}
 TEN = {"label": torch.arange(10)}
 LAM, STAGES, MARGIN = (-2.0, 1.0), ((4, 5), (8, 3), (16, 2), (32, 1)), 7.0
-FASHION, FASHION_STAGES, FASHION_MARGIN = Plan(32, lam=(-4.5, 1.5)), ((8, 4), (16, 3), (32, 1)), 6.0
+FASHION, FASHION_STAGES, FASHION_MARGIN = Plan(32, lam=(-4.5, 1.5)), ((8, 5), (16, 3), (32, 1)), 6.0
+BATCH = 50  # what the caches of a core hold
 
 
 def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
     """The figures, in the order of the claim."""
     kind = "check" if scale == "desk" else "uncalibrated"
     prior = load("digits", device=device)
-    x, y = part(prior, digits("test"), 360 if scale == "desk" else 24)
+    x, y = part(prior, digits("test"), range(360 if scale == "desk" else 24))
     found, agree, apart, cost = [], [], [], []
     for seed in SEEDS[scale]:
         whole = errors(prior.den, x, TEN, Plan(32, lam=LAM, seed=seed)).total().argmin(1)
@@ -60,18 +61,19 @@ def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
         yield from fashion(device)
 
 
-def fashion(device: str, fitted: int = 400, tested: int = 2000) -> Iterator[Check]:
-    """Weights fitted on the first training pictures, measured on the first held-out ones."""
+def fashion(device: str, fitted: int = 400, tested: range = range(2000, 4000)) -> Iterator[Check]:
+    """Weights fitted on the first training pictures, measured on held-out ones."""
     prior = load("fashion", device=device)
-    x, y = part(prior, open_source("fashion-mnist", split="train"), fitted)
-    table = errors(prior.den, x, TEN, FASHION, norm="l2", max_batch=100)
+    x, y = part(prior, open_source("fashion-mnist", split="train"), range(fitted))
+    table = errors(prior.den, x, TEN, FASHION, norm="l2", max_batch=BATCH)
     kind = max(("scale", "positive"), key=lambda k: validated(table, y, k))
     weight = fit(table, y, kind)
     x, y = part(prior, open_source("fashion-mnist", split="test"), tested)
-    how: dict[str, Any] = {"stages": FASHION_STAGES, "margin": FASHION_MARGIN, "max_batch": 100}
+    how: dict[str, Any] = {"stages": FASHION_STAGES, "margin": FASHION_MARGIN, "max_batch": BATCH}
     out = classify(prior.den, x, TEN, FASHION, norm="l2", weight=weight, **how)
     right = share(out.x, y)
-    what = f"Fashion-MNIST read right, {tested} pictures, weights '{kind}' (a small CNN: 0.893)"
+    what = f"Fashion-MNIST, test pictures {tested.start} to {tested.stop - 1} read right, weights '{kind}'"
+    what += "; baseline: a small CNN"
     yield Check(what, right, ">= 0.87", 0.893, right >= 0.87)
     yield Check("network calls for a picture and class", out.nfe, "shown", 16, True, "uncalibrated")
 
@@ -85,9 +87,9 @@ def validated(table: Errors, y: Tensor, kind: str, folds: int = 4) -> float:
     return fmean(right)
 
 
-def part(prior: Prior, source: Source, count: int) -> tuple[Tensor, Tensor]:
-    """The first pictures of a source in model range, and their labels."""
-    batch = source.batch(range(count))
+def part(prior: Prior, source: Source, which: range) -> tuple[Tensor, Tensor]:
+    """Pictures of a source in model range, and their labels."""
+    batch = source.batch(which)
     return prior.codec.encode(batch["x"].to(prior.device)), batch["label"].to(prior.device)
 
 

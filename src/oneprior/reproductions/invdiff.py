@@ -19,7 +19,7 @@ from oneprior.data.source import ArraySource
 from oneprior.demo.baselines import Digits
 from oneprior.denoiser import Denoiser, NetworkDenoiser
 from oneprior.metrics import flatten, frechet_distance
-from oneprior.nets import MLPConfig, build
+from oneprior.nets import MLPConfig, NetConfig, build
 from oneprior.noise import uniform
 from oneprior.reproductions import Check, Kind, Scale
 from oneprior.reproductions._small import held, learn
@@ -41,11 +41,15 @@ RARE = 0.05
 
 
 class Planted(NamedTuple):
-    """source: with the spurious attribute; rare: who has the unlikely one."""
+    """source: with the spurious attribute; rare: who has the unlikely one; base, light: the networks, and the steps
+    of the base's training, of which the module gets two thirds; draws: over which a loss is averaged."""
 
     source: ArraySource
     rare: Tensor
-    widths: tuple[int, int]  # of the base and of the light module
+    base: NetConfig
+    light: NetConfig
+    steps: int
+    draws: int
 
 
 def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
@@ -53,8 +57,8 @@ def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
     kind: Kind = "check" if scale == "desk" else "uncalibrated"
     count = 8000 if scale == "desk" else 200
     yield from points(scale, kind, count // 4)
-    made = tinted(SEEDS[scale][0])
-    base, models = debiased(made, scale, ("oracle", "quantile", "eiil"))
+    seed = SEEDS[scale][0]
+    base, models = debiased(tinted(seed, scale), seed, ("oracle", "quantile", "eiil"))
     label = torch.arange(count) % 10
     before = drawn(base, (3, 8, 8), label)
     data = Digits.of(digits("train"), digits("test"))
@@ -84,7 +88,8 @@ def points(scale: Scale, kind: Kind, count: int) -> Iterator[Check]:
     noise = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
     x = torch.stack([side, torch.where(rare, -side, side)], 1) + 0.25 * noise
     names = ("oracle", "quantile", "eiil", "random", "one draw")
-    base, models = debiased(Planted(held(x, y), rare, (128, 32)), scale, names)
+    nets = (MLPConfig((2,), classes=2, width=w, depth=3) for w in (128, 32))
+    base, models = debiased(Planted(held(x, y), rare, *nets, STEPS[scale], DRAWS[scale]), seed, names)
     label = torch.arange(count) % 2
 
     def told(den: Denoiser) -> tuple[float, float]:
@@ -106,12 +111,13 @@ def points(scale: Scale, kind: Kind, count: int) -> Iterator[Check]:
     yield Check(what, single, "<= shared draws - 0.1", best, single <= best - 0.1, kind)
 
 
-def tinted(seed: int) -> Planted:
+def tinted(seed: int, scale: Scale) -> Planted:
     """Training digits (N, 3, 8, 8) in [-1, 1], red for even ones and green for odd ones but for 5 %."""
     batch = digits("train").batch(range(1437))
     rare = torch.from_numpy(uniform(seed, "rare", range(1437))) < RARE
     x = painted(batch["x"], (batch["label"] % 2 == 1) ^ rare)
-    return Planted(held(x, batch["label"]), rare, (256, 96))
+    nets = (MLPConfig((3, 8, 8), classes=10, width=w, depth=3) for w in (256, 96))
+    return Planted(held(x, batch["label"]), rare, *nets, STEPS[scale], DRAWS[scale])
 
 
 def painted(x: Tensor, green: Tensor) -> Tensor:
@@ -129,13 +135,11 @@ def parity_off(x: Tensor, label: Tensor) -> Tensor:
     return is_green(x) != (label % 2 == 1)
 
 
-def debiased(made: Planted, scale: Scale, names: tuple[str, ...]) -> tuple[NetworkDenoiser, dict[str, NetworkDenoiser]]:
+def debiased(made: Planted, seed: int, names: tuple[str, ...]) -> tuple[NetworkDenoiser, dict[str, NetworkDenoiser]]:
     """The biased base, and it with a module for each way to find groups."""
-    shape, y = made.source.facts.shape, torch.from_numpy(made.source.labels)
-    classes, n, plan = int(y.max()) + 1, len(made.source), Plan(DRAWS[scale], t=(0.3, 0.95), placement="t")
-    steps, seed = STEPS[scale], SEEDS[scale][0]
-    nets = [build(MLPConfig(shape, classes=classes, width=w, depth=3), seed) for w in made.widths]
-    base = learn(NetworkDenoiser(nets[0], Cosine()), made.source, steps, batch=128, seed=seed)
+    y, n = torch.from_numpy(made.source.labels), len(made.source)
+    plan = Plan(made.draws, t=(0.3, 0.95), placement="t")
+    base = learn(NetworkDenoiser(build(made.base, seed), Cosine()), made.source, made.steps, batch=128, seed=seed)
     table = errors(base, made.source.batch(range(n))["x"], None, plan, max_batch=4096, label=y).x[:, :, 0]
     loss, one = table.mean(0), table[torch.arange(n) * 7 % plan.n, torch.arange(n)]
     coin = torch.from_numpy(uniform(seed, "coin", range(n))) < RARE
@@ -148,9 +152,8 @@ def debiased(made: Planted, scale: Scale, names: tuple[str, ...]) -> tuple[Netwo
     }
     out = {}
     for name in names:
-        light = build(MLPConfig(shape, classes=classes, width=made.widths[1], depth=3), seed + 1)
-        source = balanced(made.source, groups[name](), 4 * n)
-        out[name] = learn(beside(base, light), source, 2 * steps // 3, batch=128, seed=seed + 1)
+        both, source = beside(base, build(made.light, seed + 1)), balanced(made.source, groups[name](), 4 * n)
+        out[name] = learn(both, source, 2 * made.steps // 3, batch=128, seed=seed + 1)
     return base, out
 
 

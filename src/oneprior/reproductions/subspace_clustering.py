@@ -32,6 +32,7 @@ CLAIM = (
 SEEDS: dict[Scale, tuple[int, ...]] = {"quick": (0,), "desk": (0, 1, 2)}
 STEPS: dict[Scale, int] = {"quick": 20, "desk": 1500}
 D, R = 48, 6
+STARTS = 6  # of the training of two subspaces: about one in three ends where some directions are exchanged
 
 
 def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
@@ -53,9 +54,9 @@ def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
         yield Check(what, found, bar, pca, holds if m else found < 0.1, kind)
 
     for n in (300, 6):
-        x, truth = planted(n, 2, 3)
+        x, truth = planted(n, 2, 11)
         which = torch.arange(2 * n) % 2
-        runs = [fitted(x, 2, 2 * steps, s) for s in range(2)]
+        runs = [fitted(x, 2, steps, s) for s in range(STARTS)]
         U = max(runs, key=lambda U: float(torch.einsum("bd,bdr->br", x, U[assign(U, x)]).square().sum()))
         order = torch.tensor(matched(U, truth))
         right = float((order.argsort()[assign(U, x)] == which).double().mean())
@@ -90,8 +91,9 @@ def planted(n: int, k: int, seed: int, noise: float = 0.0) -> tuple[Tensor, Tens
 
 
 def fitted(x: Tensor, k: int, steps: int, seed: int) -> Tensor:
-    """Bases of a low-rank denoiser trained from noise."""
-    start = torch.randn(k, D, R, generator=torch.Generator().manual_seed(300 + seed))
+    """Bases of a low-rank denoiser trained from random ones, whose columns are of length 1: a step of Adam turns longer
+    ones less, and from those of length sqrt(D) 1,000 steps missed the clusters of three starts in four."""
+    start = torch.linalg.qr(torch.randn(k, D, R, generator=torch.Generator().manual_seed(300 + seed))).Q
     den = learn(NetworkDenoiser(LowRank(start, Cosine()), Cosine(), "x0"), held(x), steps, lr=2e-2, seed=seed)
     assert isinstance(den.net, LowRank)
     return den.net.bases.detach()

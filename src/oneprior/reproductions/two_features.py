@@ -22,7 +22,7 @@ from oneprior.data import open_source
 from oneprior.loading import load
 from oneprior.prior import Prior
 from oneprior.reproductions import Check, Kind, Scale
-from oneprior.uses.match import fuse, match, pck, resized, tapped, together
+from oneprior.uses.match import fuse, maps, match, pck, resized, together
 
 PAPER = "A Tale of Two Features: Stable Diffusion Complements DINO for Zero-Shot Semantic Correspondence (2023)"
 CLAIM = (
@@ -71,7 +71,7 @@ def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
 def sources(prior: Prior, encoder: nn.Module, p: Pairs) -> dict[str, tuple[Tensor, Tensor]]:
     """Maps of a and b, half the side of the pictures, of each source; and the baseline, patches of colour."""
     size = (SIDE // 2, SIDE // 2)
-    layers = [tapped(prior.den, 2 * x - 1, TIME, noises=1) for x in (p.a, p.b)]
+    layers = [maps(prior.den, 2 * x - 1, TIME, noises=1) for x in (p.a, p.b)]
     diffusion = together(layers[0], layers[1], size, q=64)
     with torch.no_grad():
         own = tuple(resized(encoder(x), size) for x in (p.a, p.b))

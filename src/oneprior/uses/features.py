@@ -53,12 +53,18 @@ def pooled(h: Tensor, pool: int) -> Tensor:
 
 @contextmanager
 def tapped(
-    net: nn.Module, layers: Sequence[str], read: Callable[[Tensor], Tensor] = lambda h: h
+    net: nn.Module,
+    layers: Sequence[str],
+    read: Callable[[Tensor], Tensor] = lambda h: h,
+    *,
+    grad: bool = False,
+    add: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Within it every call of `net` leaves read(output), detached, of each layer named, in the order of the call.
 
     Any module will do, and any layer's name of `net.named_modules()`; of an output of several the first tensor counts.
     A compiled network runs uncompiled meanwhile, where hooks are heard. No hook is left behind, whatever happens.
+    grad: outputs stay in the graph. add: layers whose output h, one tensor, becomes h + add[name](h).
 
     Example:
         >>> with tapped(vit, ["encoder.layer.3"], lambda h: pooled(h, 2)) as seen:
@@ -69,8 +75,8 @@ def tapped(
         KeyError: for a layer that is not there, with the names nearest to it.
     """
     net = getattr(net, "_orig_mod", net)
-    known, seen, hooks = dict(net.named_modules()), dict[str, Tensor](), []
-    for name in layers:
+    known, seen, hooks, add = dict(net.named_modules()), dict[str, Tensor](), [], add or {}
+    for name in (*layers, *add):
         if name not in known or not name:
             close = get_close_matches(name, [k for k in known if not isinstance(known[k], nn.ModuleList)], 3, 0.4)
             close = close or blocks(net)
@@ -79,12 +85,15 @@ def tapped(
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, out: Any) -> None:
             if (h := _first(out)) is not None:
-                seen[name] = read(h.detach())
+                seen[name] = read(h if grad else h.detach())
 
         return hook
 
     try:
-        hooks = [known[name].register_forward_hook(keep(name)) for name in layers]
+        hooks = [
+            known[name].register_forward_hook(lambda _m, _a, h, more=more: h + more(h)) for name, more in add.items()
+        ]
+        hooks += [known[name].register_forward_hook(keep(name)) for name in layers]
         with torch.compiler.set_stance("force_eager"):
             yield seen
     finally:
@@ -123,16 +132,18 @@ def _is_list(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _still(net: nn.Module) -> Iterator[None]:
-    # evaluation mode and no gradient, each module's mode as it was afterwards
-    modes = [(m, m.training) for m in net.modules()]
+def still(net: nn.Module, grad: bool = False) -> Iterator[None]:
+    """Evaluation mode and frozen parameters, and no gradient at all but with `grad`; afterwards all is as it was."""
+    modes, free = [(m, m.training) for m in net.modules()], [p for p in net.parameters() if p.requires_grad]
     try:
-        net.eval()
-        with torch.no_grad():
+        net.eval().requires_grad_(False)
+        with torch.set_grad_enabled(grad):
             yield
     finally:
         for m, mode in modes:
             m.training = mode
+        for p in free:
+            p.requires_grad_(True)
 
 
 def network(den: Model) -> nn.Module:
@@ -147,6 +158,15 @@ def shapes(den: Model, x0: Tensor, t: float = 0.1, **cond: Any) -> dict[str, tup
     """The blocks of the network in the order in which they run, each with its output's shape for x0[:1]."""
     found = extract(den, x0[:1], blocks(network(den)), t, read=lambda h: h, **cond)
     return {name: tuple(h.shape) for name, h in found.items()}
+
+
+def ask(den: Model, x0: Tensor, t: Time, seeds: Sequence[int], draw: int = 0, **cond: Any) -> None:
+    """One call of the network at x0 (B, *) noised to t, for what its layers say; a condition left out is its null."""
+    null = {k: torch.as_tensor(v) for k, v in den.facts.null.items() if k not in cond}
+    null = {k: v if v.ndim else v[None] for k, v in null.items() if v.ndim < 4}  # a field has no grid to be null on
+    at, (noise, measure) = torch.as_tensor(t, dtype=torch.float32, device=x0.device), asked(den)
+    cond |= {k: v.to(x0.device).expand(len(x0), *v.shape[1:]) for k, v in null.items()}
+    measure(x0, at if at.ndim else at.expand(len(x0)), noise(seeds, "features", draw, x0), **cond)
 
 
 def extract(
@@ -177,7 +197,7 @@ def extract(
     """
     if pool < 1 or noises < 1:
         raise ValueError(f"pool = {pool}, noises = {noises}: at least 1 was expected")
-    net, B, (draw, ask) = network(den), len(x0), asked(den)
+    net, B = network(den), len(x0)
     seeds = range(B) if seeds is None else seeds
     if len(seeds) != B:
         raise ValueError(f"{len(seeds)} seeds for {B} images: one seed an image")
@@ -189,19 +209,15 @@ def extract(
             from safetensors.torch import load_file
 
             return load_file(file)
-    null = {k: torch.as_tensor(v) for k, v in den.facts.null.items() if k not in cond}
-    null = {k: v if v.ndim else v[None] for k, v in null.items() if v.ndim < 4}  # a field has no grid to be null on
     parts: dict[str, list[Tensor]] = {name: [] for name in layers}
-    with _still(net), tapped(net, layers, read or (lambda h: pooled(h, pool))) as seen:
+    times = torch.as_tensor(t)
+    with still(net), tapped(net, layers, read or (lambda h: pooled(h, pool))) as seen:
         for i in range(0, B, max_batch):
-            x = x0[i : i + max_batch]
-            b, total = len(x), dict[str, Tensor]()
-            at = torch.as_tensor(t, dtype=torch.float32, device=x.device)
-            at = at.expand(b) if at.ndim == 0 else at[i : i + b] if len(at) == B else at
-            own = {k: v[i : i + b] if isinstance(v, Tensor) and v.ndim else v for k, v in cond.items()}
-            own |= {k: v.to(x.device).expand(b, *v.shape[1:]) for k, v in null.items()}
+            x, total = x0[i : i + max_batch], dict[str, Tensor]()
+            at = times[i : i + max_batch] if times.ndim and len(times) == B else times
+            own = {k: v[i : i + max_batch] if isinstance(v, Tensor) and v.ndim else v for k, v in cond.items()}
             for j in range(noises):
-                ask(x, at, draw(seeds[i : i + b], "features", j, x), **own)
+                ask(den, x, at, seeds[i : i + max_batch], j, **own)
                 if lost := set(layers) - seen.keys():
                     raise ValueError(f"layers {sorted(lost)} gave no tensor in this call; blocks are {blocks(net)}")
                 total = {k: h if k not in total else total[k] + h for k, h in seen.items()}
@@ -266,30 +282,34 @@ def search(
     layers: Sequence[str] | None = None,
     head: Callable[[], Head] = linear,
     folds: int = 3,
+    few: bool = False,
     **how: Any,
 ) -> Search:
     """Which block at which time serves a head best, by cross-validation on (x0, y) alone: no test label is needed.
 
-    y (B,): classes. layers: all blocks by default. how: as of `extract`. A fold holds every folds-th image of a class.
+    y (B,): classes. layers: all blocks by default. folds, few: as of `validated`. how: as of `extract`.
     """
     layers = tuple(shapes(den, x0)) if layers is None else tuple(layers)
     table = torch.zeros(len(layers), len(ts), dtype=torch.float64)
     for j, t in enumerate(ts):
         found = extract(den, x0, layers, t, **how)
         for i, name in enumerate(layers):
-            table[i, j] = validated(found[name], y, head, folds)
+            table[i, j] = validated(found[name], y, head, folds, few)
     return Search(layers, tuple(ts), table)
 
 
-def validated(features: Tensor, y: Tensor, head: Callable[[], Head] = linear, folds: int = 3) -> float:
-    """Accuracy of a head on (N, ...) features, the mean over folds that were left out of its training."""
+def validated(
+    features: Tensor, y: Tensor, head: Callable[[], Head] = linear, folds: int = 3, few: bool = False
+) -> float:
+    """Accuracy of a head on (N, ...) features: trained on all folds but one and tested on that, or, for choices that
+    must hold at few labels, trained on one and tested on the others. A fold is every folds-th sample of a class."""
     if folds < 2 or len(features) != len(y):
         raise ValueError(f"{len(features)} features, {len(y)} labels, {folds} folds: two folds or more were expected")
     fold = torch.empty(len(y), dtype=torch.long)
     for c in y.unique():
         own = (y == c).nonzero()[:, 0]
         fold[own] = torch.arange(len(own)) % folds
-    split = [(fold != k, fold == k) for k in range(folds)]
+    split = [((fold == k) == few, (fold == k) != few) for k in range(folds)]
     return float(np.mean([head().fit(features[a], y[a]).score(features[b], y[b]) for a, b in split]))
 
 

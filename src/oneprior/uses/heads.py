@@ -7,6 +7,7 @@ every place a token, layer norm, projection, a class token in front, two transfo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -37,6 +38,28 @@ def check_classes(features: Tensor, y: Tensor) -> None:
             f"{len(features)} features and {len(y)} labels of {len(y.unique())} class came: a head needs one label a "
             "sample, and two classes or more"
         )
+
+
+def train(
+    net: nn.Module,
+    logits: Callable[[Tensor, int], Tensor],
+    target: Tensor,
+    epochs: int,
+    batch: int,
+    lr: float,
+    seed: int,
+) -> None:
+    """AdamW on the cross-entropy of logits(indices, epoch) and target (N,), its rate falling to 0 by a cosine."""
+    optimiser = torch.optim.AdamW(net.parameters(), lr, weight_decay=0.05)
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * -(-len(target) // batch))
+    order = torch.Generator().manual_seed(seed)
+    for epoch in range(epochs):
+        for i in torch.randperm(len(target), generator=order).split(batch):
+            i = i.to(target.device)
+            optimiser.zero_grad()
+            F.cross_entropy(logits(i, epoch), target[i]).backward()
+            optimiser.step()
+            fall.step()
 
 
 class Pipeline(Head):
@@ -92,34 +115,27 @@ class Attention(Head):
                 f"attention reads places, (N, C, H, W); got {tuple(features.shape)}: extract(read=spatial)"
             )
         self.classes, target = y.unique(return_inverse=True)
-        x = self._tokens(features)
+        x, grid = self.tokens(features)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            self.net = _Attention(x.shape[2], self.width, self.heads, self.depth, len(self.classes)).to(x.device)
-        optimiser = torch.optim.AdamW(self.net.parameters(), self.lr, weight_decay=0.05)
-        steps = self.epochs * -(-len(x) // self.batch)
-        fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        order = torch.Generator().manual_seed(self.seed)
-        for _ in range(self.epochs):
-            for i in torch.randperm(len(x), generator=order).split(self.batch):
-                i = i.to(x.device)
-                optimiser.zero_grad()
-                F.cross_entropy(self.net(x[i], self._grid), target[i]).backward()
-                optimiser.step()
-                fall.step()
+            self.net = AttentionNet(x.shape[2], self.width, self.heads, self.depth, len(self.classes)).to(x.device)
+        train(self.net, lambda i, _: self.net(x[i], grid), target, self.epochs, self.batch, self.lr, self.seed)
         return self
 
     @torch.no_grad()
     def predict(self, features: Tensor) -> Tensor:
-        parts = self._tokens(features).split(self.batch)
-        return self.classes[torch.cat([self.net(x, self._grid).argmax(1) for x in parts])]
+        x, grid = self.tokens(features)
+        return self.classes[torch.cat([self.net(part, grid).argmax(1) for part in x.split(self.batch)])]
 
-    def _tokens(self, h: Tensor) -> Tensor:
-        self._grid = (min(self.side, h.shape[2]), min(self.side, h.shape[3]))
-        return F.adaptive_avg_pool2d(h.float(), self._grid).flatten(2).transpose(1, 2)
+    def tokens(self, h: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Places of h (B, C, H, W) as tokens (B, N, C), and their grid."""
+        grid = (min(self.side, h.shape[2]), min(self.side, h.shape[3]))
+        return F.adaptive_avg_pool2d(h.float(), grid).flatten(2).transpose(1, 2), grid
 
 
-class _Attention(nn.Module):
+class AttentionNet(nn.Module):
+    """Logits (B, classes) of tokens (B, N, channels) on a grid, read at a class token."""
+
     def __init__(self, channels: int, width: int, heads: int, depth: int, classes: int) -> None:
         super().__init__()
         self.inp = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width))

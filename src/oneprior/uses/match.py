@@ -19,45 +19,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oneprior.denoiser import Denoiser
-from oneprior.noise import Seeded
-from oneprior.times import Time, aligned
+from oneprior.times import Time
+from oneprior.uses.features import blocks, extract, network, spatial
 
 Maps = Mapping[str, Tensor]
 
 
-def tapped(
+def maps(
     den: Denoiser, x: Tensor, t: Time = 0.1, layers: Sequence[str] = (), *, noises: int = 1, seed: int = 0, **cond: Any
 ) -> dict[str, Tensor]:
-    """Outputs of layers of the network, (B, C, h, w), at x (B, C, H, W) noised to time t, averaged over `noises`.
-
-    layers: names within `den.net`; none: the decoder levels of a U-Net, `up.*`. Tokens (B, L, C) become a square grid.
-    """
-    net: Any = getattr(den, "net", None)
-    if net is None:
-        raise ValueError(f"{type(den).__name__} has no network underneath, so there are no layers to look at")
-    names = dict(net.named_modules())
-    chosen = layers or [n for n in names if n.startswith("up.") and n.count(".") == 1]
-    if not chosen or any(n not in names for n in chosen):
-        raise ValueError(f"layers {list(chosen)} were expected among {[n for n in names if n.count('.') < 2]}")
-    out: dict[str, Tensor] = {}
-
-    def keep(name: str, value: Any) -> None:
-        v = value[0] if isinstance(value, tuple) else value
-        if v.ndim == 3:
-            v = v.mT.unflatten(2, (-1, round(v.shape[1] ** 0.5)))
-        out[name] = out.get(name, 0.0) + v.detach().float() / noises
-
-    hooks = [names[n].register_forward_hook(lambda _m, _i, o, n=n: keep(n, o)) for n in chosen]
-    a, b, s = aligned(den.schedule.at(t), x)
-    try:
-        with torch.no_grad():
-            for k in range(noises):  # one noise for all pictures: of two alike the features are, too
-                x_t = a * x + s * Seeded([seed], "features")(k, x[:1])
-                den(x_t if b is None else x_t + b * cond["y"], t, **cond)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return out
+    """Outputs of layers, (B, C, h, w), by `features.extract`: one noise for all pictures, so two alike have the same.
+    layers: by default the decoder levels of a U-Net, `up.*`, or every block of a network without such."""
+    every = blocks(network(den))
+    layers = layers or [n for n in every if n.startswith("up.") and n.count(".") == 1] or every
+    return extract(den, x, layers, t, noises=noises, seeds=[seed] * len(x), read=spatial, **cond)
 
 
 def encoded(model: Any, pixels: Tensor) -> Tensor:
@@ -90,7 +65,7 @@ def co_pca(a: Tensor, b: Tensor, q: int) -> tuple[Tensor, Tensor]:
 
 
 def together(a: Maps, b: Maps, size: tuple[int, int], q: int = 256) -> tuple[Tensor, Tensor]:
-    """Layers of two pictures (`tapped`) as one map each: co-PCA a layer, resized to `size`, concatenated."""
+    """Layers of two pictures (`maps`) as one map each: co-PCA a layer, resized to `size`, concatenated."""
     pairs = [co_pca(a[name], b[name], q) for name in a]
     return tuple(torch.cat([resized(pair[i], size) for pair in pairs], 1) for i in range(2))  # type: ignore[return-value]
 
@@ -185,16 +160,16 @@ def between(
     **cond: Any,
 ) -> tuple[Tensor, Matches]:
     """Points of pictures a (B, C, H, W), (B, P, 2) or (P, 2), 8 x 8 evenly spaced ones without, and where in b they
-    are, by features of `den` alone: `tapped`, `together` and `match` in one. size: of the pictures that points are in,
+    are, by features of `den` alone: `maps`, `together` and `match` in one. size: of the pictures that points are in,
     where a and b are latents of them."""
     size = (a.shape[2], a.shape[3]) if size is None else (size[0], size[1])
     if points is None:
         at = [(torch.arange(8) + 0.5) * n / 8 for n in size]
         points = torch.cartesian_prod(*at).flip(1)
     points = points.to(a).expand(len(a), *points.shape[-2:])
-    maps = [tapped(den, x, t, layers, noises=noises, seed=seed, **cond) for x in (a, b)]
-    h, w = max(tuple(v.shape[2:]) for v in maps[0].values())
-    return points, match(*together(maps[0], maps[1], (h, w)), points, size, mask=mask, window=window)
+    f_a, f_b = (maps(den, x, t, layers, noises=noises, seed=seed, **cond) for x in (a, b))
+    h, w = max(tuple(v.shape[2:]) for v in f_a.values())
+    return points, match(*together(f_a, f_b, (h, w)), points, size, mask=mask, window=window)
 
 
 def _cells(points: Tensor, wh: Tensor, f: Tensor) -> Tensor:

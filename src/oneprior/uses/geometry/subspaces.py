@@ -22,7 +22,8 @@ from oneprior.times import align
 class LowRank(nn.Module):
     """The denoiser above with its bases to be learned: a network that predicts x0.
 
-    bases: (K, d, r), where to start; such as `k_subspaces`, or noise. Samples have shape (d,).
+    bases: (K, d, r), where to start; such as `k_subspaces`, or noise made orthonormal: the longer its columns, the less
+    a step of training turns them. Samples have shape (d,).
 
     Example:
         >>> den = NetworkDenoiser(LowRank(torch.randn(2, 48, 6), schedule), schedule, "x0")
