@@ -156,6 +156,30 @@ class PerElement(TimeLaw):
 
 
 @dataclass(frozen=True)
+class Known(TimeLaw):
+    """One draw of `law` for all frames but `frames`, which are known (t = 0): the law of one use alone. (0,) is image
+    to video, (0, -1) interpolation, the first c frames extension by windows.
+
+    Raises:
+        ValueError: for clips that have not these frames, or no others.
+    """
+
+    frames: tuple[int, ...]
+    law: TimeLaw = Uniform(1e-4, 1.0)
+
+    def shape(self, sample: tuple[int, ...]) -> tuple[int, ...]:
+        F = sample[0]
+        if not all(-F <= f < F for f in self.frames) or len({f % F for f in self.frames}) >= F:
+            raise ValueError(f"known frames {self.frames} of clips of {F} frames: some of them were expected, not all")
+        return (1, F)
+
+    def __call__(self, u: Tensor) -> Tensor:
+        t = self.law(u[:, 0, :1])[:, None].repeat(1, u.shape[2])
+        t[:, list(self.frames)] = 0.0
+        return t
+
+
+@dataclass(frozen=True)
 class Clock:
     """What a network of others is told of t: scale t + shift.
 

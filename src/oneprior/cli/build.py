@@ -16,7 +16,7 @@ from oneprior.cli.screen import Screen
 from oneprior.cli.train import TrainJob
 from oneprior.codecs import Codec, Pixels, Standardise
 from oneprior.conditions import Anchor, Condition, Conditions, Field, Label
-from oneprior.data import Degraded, Mirrored, Pairs, Recipe, Source, image_pairs, in_memory
+from oneprior.data import Degraded, Mirrored, Pairs, Recipe, Rows, Source, image_pairs, in_memory
 from oneprior.denoiser import Facts, NetworkDenoiser
 from oneprior.loading import load
 from oneprior.nets import build
@@ -137,6 +137,10 @@ def read(job: TrainJob, screen: Screen) -> Source:
     recipe = Recipe.of(job.degrade) if job.degrade else None
     how: dict[str, Any] = {"size": job.size, "channels": job.channels}
     how |= {k: v for k, v in (("frames", job.frames), ("rate", job.rate)) if v is not None}
+    if job.pack:
+        if wrong := [f"--{k}" for k in ("pairs", "degrade", "mirror") if getattr(job, k)]:
+            raise ValueError(f"{', '.join(wrong)} and --pack do not go together: packed rows are of clips as they are")
+        how["pack"] = True
     if job.pairs:
         source: Source = image_pairs(job.data, job.pairs, split=job.split, skip_bad=job.skip_bad, **how)
         screen.note(f"{source.facts.name}: {len(source):,} pairs, {' x '.join(map(str, source.facts.shape))}")
@@ -156,6 +160,8 @@ def read(job: TrainJob, screen: Screen) -> Source:
             "pictures: turned as EXIF says, transparent parts on white, cut to the middle and resized to one size"
         )
     size = prod(facts.shape) * len(source) * (1 if facts.levels and facts.levels <= 256 else 4)
+    if isinstance(source, Rows):
+        return Rows(in_memory(source.source), source.segments) if size <= MEMORY else source
     source = in_memory(source) if size <= MEMORY else source
     source = Mirrored(source) if job.mirror else source
     return source if recipe is None else Degraded(source, recipe, job.train.seed, COPIES)

@@ -56,6 +56,9 @@ class TrainJob(Common):
     """times of the frames of a clip: one for all but with probability --frame-p (ptss), always one (scalar), ..."""
     frame_p: float = 0.2
     """share of clips whose frames have a time each (ptss)"""
+    pack: bool = False
+    """clips shorter than --frames, ends of longer ones, and pictures beside them share rows of --frames frames: each
+    sees itself alone; classes are left out"""
     causal: bool = False
     """frames of a clip see themselves and those before alone"""
     skip_bad: bool = False
