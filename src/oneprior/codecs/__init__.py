@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from oneprior.codecs.clips import ClipAutoencoder, ClipCodes
 from oneprior.codecs.latent import Latent
 from oneprior.codecs.levels import Levels
 from oneprior.codecs.pixels import Pixels, Standardise
@@ -17,6 +18,8 @@ __all__ = [
     "VQ",
     "Bytes",
     "Characters",
+    "ClipAutoencoder",
+    "ClipCodes",
     "Codec",
     "Latent",
     "Levels",
@@ -67,6 +70,7 @@ CODECS = {
     "pixels": Pixels,
     "standardise": Standardise,
     "vq": VQ,
+    "clip-codes": ClipCodes,
     "levels": Levels,
     "characters": Characters,
     "bytes": Bytes,
