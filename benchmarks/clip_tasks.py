@@ -31,7 +31,7 @@ from oneprior.codecs import Pixels
 from oneprior.data import MovingDigits
 from oneprior.denoiser import Facts, NetworkDenoiser
 from oneprior.metrics import frechet_video
-from oneprior.nets import ClipConfig, DiTConfig, build
+from oneprior.nets import ClipConfig, UNetConfig, build
 from oneprior.objective import Objective
 from oneprior.results import contact
 from oneprior.sampling import sample
@@ -42,8 +42,8 @@ from oneprior.training.trainer import Trainer
 from oneprior.uses import video
 
 FRAMES, SIZE, CONTEXT, LENGTH = 8, 12, 4, 128
-NET = ClipConfig((FRAMES, 1, SIZE, SIZE), frame=DiTConfig((1, SIZE, SIZE), patch=4, width=64, depth=4, heads=4))
-SAMPLES, BATCH, CLIPS, LONG, STEPS = 40_000, 32, 256, 48, 12  # clips seen; drawn of each use; and of extension
+NET = ClipConfig((FRAMES, 1, SIZE, SIZE), frame=UNetConfig((1, SIZE, SIZE), channels=(8, 16, 32)))
+SAMPLES, BATCH, CLIPS, LONG, STEPS = 32_000, 16, 256, 48, 12  # clips seen; drawn of each use; and of extension
 EVEN = Uniform(1e-4, 1.0)
 JOINT: dict[str, TimeLaw] = {"p = 0.2": PerElement(EVEN, (0,), 0.2), "p = 1": PerElement(EVEN, (0,), 1.0)}
 ALONE: dict[str, TimeLaw] = {
@@ -58,12 +58,12 @@ DOCS = Path(__file__).parents[1] / "docs"
 CODEC = Pixels(None)
 
 
-def world(split: str, frames: int = FRAMES) -> MovingDigits:
-    return MovingDigits(frames, SIZE, speed=1.0, split=split)
+def world(split: str) -> MovingDigits:
+    return MovingDigits(FRAMES, SIZE, speed=1.0, split=split)
 
 
-def held_out(first: int, count: int, frames: int = FRAMES) -> Tensor:
-    return world("test", frames).batch(range(first, first + count))["x"]
+def held_out(first: int, count: int) -> Tensor:
+    return world("test").batch(range(first, first + count))["x"]
 
 
 def trained(law: TimeLaw, seed: int, samples: int, run: Path | None) -> NetworkDenoiser:
@@ -99,35 +99,31 @@ def drawn(den: NetworkDenoiser, use: str, clips: int, seed: int) -> Iterator[Ten
             yield CODEC.decode(new, clip=True)
 
 
-def rows(model: str, den: NetworkDenoiser, seed: int, clips: int, long: int, show: Callable[[str, Tensor], None]):
+def rows(
+    model: str, den: NetworkDenoiser, seed: int, clips: int, long: int, show: Callable[[str, Tensor], Any]
+) -> Iterator[dict[str, Any]]:
     """One row a use that the model is for."""
-    real = held_out(0, max(2 * clips, 512))
     for use in ALONE if model in JOINT else (model,):
-        began, count, used = time.process_time(), long if use == "extension" else clips, []
-        parts = []
-        for part in drawn(den, use, count, seed):
+        began, parts, used = time.process_time(), [], []
+        for part in drawn(den, use, long if use == "extension" else clips, seed):
             parts.append(part)
             used.append(memory())
         x = torch.cat(parts, 1)
-        row = {"seed": seed, "model": model, "use": use, "seconds": time.process_time() - began}
+        row: dict[str, Any] = {"seed": seed, "model": model, "use": use, "seconds": time.process_time() - began}
         if use == "extension":
-            row["MB more"] = used[-1] - used[1] if used[-1] else None
+            row["MB more"] = used[-1] - used[1]
             for name, (first, last) in {"17-48": (17, 48), "97-128": (97, 128)}.items():
-                row |= figures(real, windows(x[:, first - 1 - FRAMES : last - FRAMES]), f" {name}")
-        show(f"{model} {use} {seed}", x[:8])
-        yield row | figures(real, windows(x))
+                row |= {f"{k} {name}": v for k, v in figures(x[:, first - 1 - FRAMES : last - FRAMES]).items()}
+        show(f"{model}-{use}-{seed}".replace(" ", "-"), x[:8, :32])
+        yield row | figures(x)
 
 
-def windows(x: Tensor) -> Tensor:
-    """(B, n F, ...) as (B n, F, ...)."""
-    return x.unflatten(1, (-1, FRAMES)).flatten(0, 1)
-
-
-def figures(real: Tensor, x: Tensor, which: str = "") -> dict[str, float]:
-    s = frechet_video(real, x)
-    return {f"appearance{which}": s.appearance, f"motion{which}": s.motion} | (
-        {} if which else {"null appearance": s.null_appearance.mean, "null motion": s.null_motion.mean}
-    )
+def figures(x: Tensor) -> dict[str, float]:
+    """Of all windows of clips (B, n F, ...), beside twice as many held-out ones."""
+    x = x.unflatten(1, (-1, FRAMES)).flatten(0, 1)
+    s = frechet_video(held_out(0, 2 * len(x)), x)
+    nulls = {"null appearance": s.null_appearance.mean, "null motion": s.null_motion.mean}
+    return {"appearance": s.appearance, "motion": s.motion, **nulls}
 
 
 def memory() -> float:
@@ -173,44 +169,49 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def written(page: str, report: dict[str, Any]) -> str:
+    """docs/video.md with the table of this report."""
+    begin, end = "<!-- table: begin (benchmarks/clip_tasks.py --docs) -->", "<!-- table: end -->"
+    head, rest = page.split(begin)
+    return f"{head}{begin}\n{table(report['rows'])}\n{end}{rest.split(end, 1)[1]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/clip-tasks"), help="folder of trainings and rows")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--models", nargs="*", default=[*JOINT, *ALONE], choices=[*JOINT, *ALONE])
     parser.add_argument("--samples", type=int, default=SAMPLES, help="clips seen in a training")
-    parser.add_argument("--clips", type=int, default=CLIPS)
-    parser.add_argument("--long", type=int, default=LONG)
+    parser.add_argument("--clips", type=int, default=CLIPS, help="drawn of each use")
+    parser.add_argument("--long", type=int, default=LONG, help="drawn of extension")
     parser.add_argument("--docs", action="store_true", help="write results and page in docs")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    head = {"name": "clip_tasks", "net": repr(NET), "samples": given.samples, "batch": BATCH, "clips": given.clips}
+    head |= {"long": given.long, "steps": STEPS, "versions": {"oneprior": __version__, "torch": torch.__version__}}
     given.runs.mkdir(parents=True, exist_ok=True)
-    file = given.runs / "rows.json"
-    head = {"net": repr(NET), "samples": given.samples, "batch": BATCH, "clips": given.clips, "long": given.long}
-    head |= {"steps": STEPS, "oneprior": __version__, "torch": torch.__version__}
-    report: dict[str, Any] = head | {"rows": []}
+    file, report = given.runs / "rows.json", head | {"rows": []}
     if file.is_file():
-        before = json.loads(file.read_text())
-        if not head.items() <= before.items():
-            raise SystemExit(f"{file} is of other settings ({ {k: before.get(k) for k in head} }): give another --runs")
-        report = before
+        report = json.loads(file.read_text())
+        if not head.items() <= report.items():
+            raise SystemExit(f"{file} is of other settings than {head}: give another --runs")
 
     def show(name: str, x: Tensor) -> None:
-        contact(x[:, :32]).save(given.runs / f"{name.replace(chr(32), chr(45))}.png")
+        contact(x).save(given.runs / f"{name}.png")
 
-    for seed in given.seeds:
-        for model in given.models:
-            if any((r["seed"], r["model"]) == (seed, model) for r in report["rows"]):
-                continue
-            print(f"seed {seed}, {model}", flush=True)
-            began = time.process_time()
-            law = (JOINT | ALONE)[model]
-            den = trained(law, seed, given.samples, given.runs / f"{model.replace(' ', '-')}-{seed}")
-            print(f"  trained: {time.process_time() - began:.0f} s of the processor", flush=True)
-            report["rows"] += list(rows(model, den, seed, given.clips, given.long, show))
-            file.write_text(json.dumps(report, indent=1) + "\n")
-            print(f"  {time.process_time() - began:.0f} s of the processor in all", flush=True)
-            print(table(report["rows"]), flush=True)
+    for seed, model in ((s, m) for s in given.seeds for m in given.models):
+        if any((r["seed"], r["model"]) == (seed, model) for r in report["rows"]):
+            continue
+        print(f"seed {seed}, {model}", flush=True)
+        run, began = given.runs / f"{model}-{seed}".replace(" ", "-"), time.process_time()
+        den = trained((JOINT | ALONE)[model], seed, given.samples, run)
+        print(f"  trained: {time.process_time() - began:.0f} s of the processor", flush=True)
+        report["rows"] += list(rows(model, den, seed, given.clips, given.long, show))
+        file.write_text(json.dumps(report, indent=1) + "\n")
+        print(f"  {time.process_time() - began:.0f} s in all\n{table(report['rows'])}", flush=True)
+    if given.docs:
+        (DOCS / "results" / "clip_tasks.json").write_text(json.dumps(report, indent=1) + "\n")
+        (DOCS / "video.md").write_text(written((DOCS / "video.md").read_text(), report))
     print(table(report["rows"]))
 
 

@@ -109,7 +109,7 @@ def translate(den: JointDenoiser, x: Tensor, source: str, target: str, levels: i
 
 def blurred(source: Tensor, target: Tensor, x: Tensor) -> Tensor:
     """x blurred by the width that brings training sources nearest to their targets."""
-    every = [Blur.gaussian(0.25 * i) for i in range(1, 13)]
+    every = [Blur.gaussian(x.shape[-1] / 128 * i) for i in range(1, 13)]
     return max(every, key=lambda blur: psnr(blur(source), target))(x)
 
 
