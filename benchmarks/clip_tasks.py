@@ -4,10 +4,11 @@
 
 Digits that bounce in 12 x 12 pixels, windows of 8 frames. A model with a time a frame draws clips (generation), goes on
 from a picture (image to video), fills in between two (interpolation) and goes on for 120 frames by windows of 8 with 4
-known ones (extension). The others saw the same number of samples with the times of their one use. Pictures and clips to
-begin from move digits that no model was trained on. Figures: Frechet distances of looks and of motion to held-out clips
-(`metrics.frechet_video`), beside what two halves of held-out clips have. Of extension, also those of frames 17-48 and
-97-128, and how much the memory in use grew from the second window to the last.
+known ones (extension). It was trained with a time a frame for a share p of the clips (PTSS, Liu et al. 2024), or with
+frames known at random (`times.Known`); the others saw as many samples with the times of their one use. Pictures and
+clips to begin from move digits that no model was trained on. Figures: Frechet distances of looks and of motion to
+held-out clips (`metrics.frechet_video`), beside what two halves of held-out clips have. Of extension, also those of
+frames 17-48 and 97-128, and how much the memory in use grew from the second window to the last.
 
 Everything is kept by seed and model: the same command goes on where it was stopped, in the middle of a training too.
 """
@@ -45,7 +46,9 @@ FRAMES, SIZE, CONTEXT, LENGTH = 8, 12, 4, 128
 NET = ClipConfig((FRAMES, 1, SIZE, SIZE), frame=UNetConfig((1, SIZE, SIZE), channels=(8, 16, 32)))
 SAMPLES, BATCH, CLIPS, LONG, STEPS = 32_000, 16, 256, 48, 12  # clips seen; drawn of each use; and of extension
 EVEN = Uniform(1e-4, 1.0)
-JOINT: dict[str, TimeLaw] = {"p = 0.2": PerElement(EVEN, (0,), 0.2), "p = 1": PerElement(EVEN, (0,), 1.0)}
+JOINT: dict[str, TimeLaw] = {
+    "p = 0.2": PerElement(EVEN, (0,), 0.2), "p = 1": PerElement(EVEN, (0,), 1.0), "known at random": Known(None, EVEN),
+}  # fmt: skip
 ALONE: dict[str, TimeLaw] = {
     "generation": EVEN,
     "image to video": Known((0,), EVEN),

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from oneprior.nets import ClipConfig, UNetConfig
-from oneprior.times import Known
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,13 +61,3 @@ def test_the_page_shows_the_record(tasks: Any) -> None:
     assert "benchmarks/clip_tasks.py --docs" in page
     if record.exists():
         assert tasks.written(page, json.loads(record.read_text())) == page
-
-
-def test_the_law_of_one_use() -> None:
-    u = torch.rand(64, 1, 6, generator=torch.Generator().manual_seed(0))
-    t = Known((0, -1))(u)
-    assert t.shape == (64, 6) and not bool(t[:, [0, 5]].any()) and bool((t[:, 1:5] == t[:, 1:2]).all())
-    assert Known((0,)).shape((6, 1, 8, 8)) == (1, 6) and float((t[:, 1] - u[:, 0, 0]).abs().max()) < 1e-3
-    for frames in ((6,), (-7,), tuple(range(6)), (0, 1, 2, 3, 4, -1)):
-        with pytest.raises(ValueError, match="of clips of 6 frames: some of them were expected, not all"):
-            Known(frames).shape((6, 1, 8, 8))

@@ -24,7 +24,7 @@ from oneprior.nets.config import CONFIGS, ClipConfig, NetConfig
 from oneprior.nets.lora import adapt, adopt, config_like
 from oneprior.objective import EDMWeight, MinSNR, Objective, Plain, SigmoidWeight, TruncatedSNR
 from oneprior.posterior import EDMPrediction
-from oneprior.times import Ladder, LogitNormal, LogNormal, NonDecreasing, PerElement, Rolling, TimeLaw, Uniform
+from oneprior.times import Known, Ladder, LogitNormal, LogNormal, NonDecreasing, PerElement, Rolling, TimeLaw, Uniform
 from oneprior.token_prior import TokenPrior
 
 SCHEDULES = {
@@ -108,7 +108,9 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     law = laws[job.law]
     if len(shape) == 4 and source.facts.unit is None:  # clips
         kinds = {"nondecreasing": NonDecreasing, "rolling": Rolling, "ladder": Ladder}
-        every = {"scalar": law, "ptss": PerElement(law, (0,), job.frame_p)} | {k: v(law) for k, v in kinds.items()}
+        every = {"scalar": law, "known": Known(None, law), "ptss": PerElement(law, (0,), job.frame_p)} | {
+            k: v(law) for k, v in kinds.items()
+        }
         law = every[job.frame_law]
     facts = {
         "shape": list(shape),

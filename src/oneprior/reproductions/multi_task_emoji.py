@@ -39,7 +39,7 @@ CLAIM = (
 )
 SEEDS: dict[Scale, tuple[int, ...]] = {"quick": (0,), "desk": (0,)}
 SAMPLES: dict[Scale, int] = {"quick": 640, "desk": 150_000}  # pairs seen in training
-PARTS = ("google", "twitter")
+PARTS: tuple[str, str] = ("google", "twitter")
 FIELDS = {"dropout": 0.2}
 DRAWS, SAMPLER, STEPS = 8, "ancestral", 30
 
