@@ -44,7 +44,7 @@ from oneprior.uses import video
 
 FRAMES, SIZE, CONTEXT, LENGTH = 8, 12, 4, 128
 NET = ClipConfig((FRAMES, 1, SIZE, SIZE), frame=UNetConfig((1, SIZE, SIZE), channels=(8, 16, 32)))
-SAMPLES, BATCH, CLIPS, LONG, STEPS = 32_000, 16, 256, 48, 12  # clips seen; drawn of each use; and of extension
+SAMPLES, BATCH, CLIPS, LONG, STEPS = 28_000, 16, 256, 48, 12  # clips seen; drawn of each use; and of extension
 EVEN = Uniform(1e-4, 1.0)
 JOINT: dict[str, TimeLaw] = {
     "p = 0.2": PerElement(EVEN, (0,), 0.2), "p = 1": PerElement(EVEN, (0,), 1.0), "known at random": Known(None, EVEN),
