@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import SCHEDULES, draw
-from oneprior.denoiser import NetworkDenoiser, wrap
+from oneprior.denoiser import Facts, NetworkDenoiser, wrap
 from oneprior.noise import Spectral
 from oneprior.objective import EDMWeight, MinSNR, Objective, Plain, SigmoidWeight, TruncatedSNR, Weight
 from oneprior.posterior import PREDICTIONS, EDMPrediction
@@ -158,3 +158,22 @@ def test_parts_of_an_objective() -> None:
     den = wrap(nn.Identity(), RectifiedFlow(), "velocity")
     den.net.forward = lambda x, t: torch.full_like(x, torch.nan)  # type: ignore[method-assign]
     assert bool(Objective()(den, X0, 0.5, EPS).isnan().all())
+
+
+@pytest.mark.parametrize("weight", [Plain(), MinSNR(), TruncatedSNR(), EDMWeight(), SigmoidWeight()])
+@pytest.mark.parametrize("kind", ["v", "x0", "eps"])
+def test_what_is_given_has_no_loss(weight: Weight, kind: str) -> None:
+    """An element at t = 0 is known: its error counts nothing, and its gradient is zero, not NaN."""
+    t = torch.tensor([[0.0, 0.4], [0.7, 0.0], [0.5, 0.2], [0.0, 0.9]], dtype=torch.float64)
+    said = draw(4, 2, 3, seed=2).requires_grad_()
+
+    class Free(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return said
+
+    den = NetworkDenoiser(Free(), VP(), kind, facts=Facts(time_axes=1))
+    found = Objective(weight)(den, X0, t, EPS)
+    (grad,) = torch.autograd.grad(found.sum(), said)
+    assert bool(found.isfinite().all()) and bool((grad[t == 0] == 0).all()) and bool((grad[t > 0] != 0).all())
+    alone = Objective(weight)(den, X0, t.clamp(min=0.2), EPS)
+    assert torch.equal(found[2], alone[2]), "others count as they did"

@@ -19,6 +19,7 @@ from oneprior.objective import EDMWeight, MinSNR, Objective
 from oneprior.posterior import Posterior
 from oneprior.schedules import VE, VP, Cosine, LinearBetas, RectifiedFlow
 from oneprior.times import (
+    Known,
     Ladder,
     LogitNormal,
     LogNormal,
@@ -310,3 +311,23 @@ def test_rolling_and_ladder_laws_are_the_times_of_sampling() -> None:
     assert bool((_drawn(NonDecreasing(LogitNormal()), F).diff(dim=1) >= 0).all())
     with pytest.raises(ValueError, match=r"chunks of \[3\] frames do not divide clips of 8"):
         _drawn(Rolling(chunks=(1, 3)), F, 10)
+
+
+def test_known_frames_rest_at_0_and_the_others_share_a_time() -> None:
+    u = torch.rand(20_000, 3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = Known((0, -1))(u)
+    assert t.shape == (20_000, 6) and not bool(t[:, [0, 5]].any()) and bool((t[:, 1:5] == t[:, 1:2]).all())
+    assert float((t[:, 1] - u[:, 0, 0]).abs().max()) < 1e-3
+    t = Known(p=0.5)(u)
+    level, known = t.amax(1, keepdim=True), (t == 0).sum(1)
+    assert bool(((t == 0) | (t == level)).all()) and float((level[:, 0] - u[:, 0, 0]).abs().max()) < 1e-3
+    # with probability p the number of known frames is uniform in 0 .. F, and all F of them count as F - 1
+    want = torch.tensor([1 / 2 + 1 / 14, *[1 / 14] * 4, 2 / 14])
+    share = torch.bincount(known, minlength=6) / len(t)
+    assert bool(((share - want).abs() < 4 * (want / len(t)).sqrt()).all())
+    assert float((t == 0).double().mean(0).std()) < 0.01, "every frame alike"
+    for frames in ((6,), (-7,), tuple(range(6)), (0, 1, 2, 3, 4, -1)):
+        with pytest.raises(ValueError, match="of clips of 6 frames: some of them were expected, not all"):
+            Known(frames).shape((6, 1, 8, 8))
+    with pytest.raises(ValueError, match="of clips of 1 frames"):
+        Known().shape((1, 1, 8, 8))

@@ -98,7 +98,8 @@ class Objective(nn.Module):
         if den.variance:
             F, h = den.halves(F)
         snr, gain = (_tensor(v, x0) for v in ((a / s) ** 2, align(row.q, x0) ** -2.0))
-        loss = self.weight(snr, gain) * (F - target).square()
+        weight = torch.where(snr.isinf(), 0.0, self.weight(snr, gain))  # what is given (t = 0) has no loss
+        loss = weight * (F - target).square()
         if h is not None:
             var = _tensor(s * s / (a * a + s * s), x0) * h.exp()
             error = (F.detach() - target).square() / gain

@@ -161,6 +161,36 @@ class PerElement(TimeLaw):
 
 
 @dataclass(frozen=True)
+class Known(TimeLaw):
+    """One draw of `law` for all frames but those that are known (t = 0), which have no loss.
+
+    frames: which ones, the law of one use alone: (0,) image to video, (0, -1) interpolation, the first c frames
+    extension by windows. None: the law of all these uses, with probability p each frame is known with a probability of
+    the clip's own, uniform, but one at least is not (after Voleti et al. 2022, masked conditional video diffusion).
+
+    Raises:
+        ValueError: for clips that have not these frames, or no others.
+    """
+
+    frames: tuple[int, ...] | None = None
+    law: TimeLaw = Uniform(1e-4, 1.0)
+    p: float = 0.5
+
+    def shape(self, sample: tuple[int, ...]) -> tuple[int, ...]:
+        F, known = sample[0], self.frames or ()
+        if F < 2 or not all(-F <= f < F for f in known) or len({f % F for f in known}) == F:
+            raise ValueError(f"known frames {known} of clips of {F} frames: some of them were expected, not all")
+        return (3, F)
+
+    def __call__(self, u: Tensor) -> Tensor:
+        t, (coin, share), own = self.law(u[:, 0, :1])[:, None], u[:, 1, :2].split(1, 1), u[:, 2]
+        known = (coin < self.p) & (own < share) & (own < own.amax(1, keepdim=True))
+        if self.frames is not None:
+            known = torch.zeros_like(known).index_fill(1, torch.tensor(self.frames) % known.shape[1], True)
+        return t.masked_fill(known, 0.0)
+
+
+@dataclass(frozen=True)
 class Clock:
     """What a network of others is told of t: scale t + shift.
 

@@ -136,3 +136,18 @@ def test_clips_are_trained(cli: Cli) -> None:
     assert prior.shape == (3, 1, 12, 12) and prior.den.facts.time_axes == 1
     assert prior.sample(1, steps=2).x.shape == (1, 3, 1, 12, 12)
     assert list(Path("run/samples").glob("*.png")), "a contact sheet as preview"
+
+
+def test_clips_of_several_lengths_and_pictures_are_trained_in_one_batch(cli: Cli) -> None:
+    Path("few").mkdir()
+    for i, x in enumerate(MovingDigits(6, 12).batch(range(3))["x"]):
+        Path(f"few/{i}.gif").write_bytes(animation(x[: 6 - 2 * i]))
+        Image.fromarray((x[0, 0] * 255).byte().numpy()).save(f"few/{i}.png")
+    how = ("--frames", 4, "--split", "all", "--net-args", "channels=8", "--samples", 16, "--batch", 8, "--out", "run")
+    done = cli("train", "few", "--pack", *how)
+    assert done.code == 0 and "few: 4 samples" in done.err, done.err
+    prior = load("run")
+    assert prior.shape == (4, 1, 12, 12) and not prior.conditions
+    assert prior.sample(1, steps=2).x.shape == (1, 4, 1, 12, 12)
+    done = cli("train", "few", "--pack", "--mirror", *how, "--force")
+    assert done.code == 2 and "--mirror and --pack do not go together" in done.err

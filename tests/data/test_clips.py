@@ -129,6 +129,26 @@ def test_clips_that_cannot_be(tmp_path: Path) -> None:
         animation(torch.zeros(2, 4, 4))
 
 
+def test_rows_hold_clips_of_several_lengths_and_pictures(tmp_path: Path) -> None:
+    """Every frame of every part is in exactly one row, but for singles that fill what is left."""
+    x, y, z = (gif(tmp_path / f"{n}.gif", n) for n in (7, 3, 2))
+    Image.fromarray((draw_picture := (torch.rand(8, 8) * 255).round().byte()).numpy()).save(tmp_path / "p.png")
+    source = clip_folder(tmp_path, 4, pack=True)
+    batch, picture = source.batch(range(4)), draw_picture.float()[None, None] / 255
+    assert source.facts.shape == (4, 1, 8, 8) and len(source) == 4
+    assert batch["segments"].tolist() == [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 1, 2]]
+    wanted = ((x[:4],), (y, picture), (x[4:], z[:1]), (z, z[1:], y[:1]))
+    for row, want in zip(batch["x"], wanted, strict=True):
+        torch.testing.assert_close(row, torch.cat(want), rtol=0, atol=1e-6)
+    parts = [clip_folder(tmp_path, 4, pack=True, split=split) for split in ("train", "test")]
+    assert sum(len(p) for p in parts) >= 2
+    with pytest.raises(ValueError, match="split is 'half'"):
+        clip_folder(tmp_path, 4, pack=True, split="half")
+    for name, frames in (("moving-digits", 4), (str(tmp_path), None)):
+        with pytest.raises(ValueError, match="pack puts the clips of a folder in rows of frames=N"):
+            open_source(name, frames=frames, pack=True)
+
+
 @pytest.mark.skipif(not VIDEO, reason="PyAV, the extra `video`, is not installed")
 def test_video_files(tmp_path: Path) -> None:
     x = MovingDigits(12, 32, speed=1.0).batch([1])["x"][0]

@@ -16,7 +16,7 @@ from oneprior.cli.options import arguments
 from oneprior.cli.screen import Screen
 from oneprior.codecs import Codec, Pixels, Standardise
 from oneprior.conditions import Anchor, Condition, Conditions, Field, Label
-from oneprior.data import Degraded, Mirrored, Pairs, Recipe, Source, image_pairs, in_memory
+from oneprior.data import Degraded, Mirrored, Pairs, Recipe, Rows, Source, image_pairs, in_memory
 from oneprior.data.text import TextSource, text
 from oneprior.denoiser import Facts, NetworkDenoiser
 from oneprior.loading import load
@@ -25,7 +25,7 @@ from oneprior.nets.config import CONFIGS, ClipConfig, NetConfig
 from oneprior.nets.lora import adapt, adopt, config_like
 from oneprior.objective import EDMWeight, MinSNR, Objective, Plain, SigmoidWeight, TruncatedSNR
 from oneprior.posterior import EDMPrediction
-from oneprior.times import Ladder, LogitNormal, LogNormal, NonDecreasing, PerElement, Rolling, TimeLaw, Uniform
+from oneprior.times import Known, Ladder, LogitNormal, LogNormal, NonDecreasing, PerElement, Rolling, TimeLaw, Uniform
 from oneprior.token_prior import TokenPrior
 
 SCHEDULES = {
@@ -111,7 +111,9 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     law = laws[job.law]
     if len(shape) == 4 and source.facts.unit is None:  # clips
         kinds = {"nondecreasing": NonDecreasing, "rolling": Rolling, "ladder": Ladder}
-        every = {"scalar": law, "ptss": PerElement(law, (0,), job.frame_p)} | {k: v(law) for k, v in kinds.items()}
+        every = {"scalar": law, "known": Known(None, law), "ptss": PerElement(law, (0,), job.frame_p)} | {
+            k: v(law) for k, v in kinds.items()
+        }
         law = every[job.frame_law]
     facts = told(job, source, shape)
     facts["data"] |= {"levels": source.facts.levels} | ({"columns": columns(job)} if columns(job) else {})
@@ -151,6 +153,10 @@ def read(job: TrainJob, screen: Screen, like: tuple[int, ...] = ()) -> Source:
     size, channels = (like[-2:], like[-3]) if pictures and len(like) > 2 else (job.size, job.channels)
     how: dict[str, Any] = {"size": size, "channels": channels}
     how |= {k: v for k, v in (("frames", job.frames), ("rate", job.rate)) if v is not None}
+    if job.pack:
+        if wrong := [f"--{k}" for k in ("pairs", "degrade", "mirror") if getattr(job, k)]:
+            raise ValueError(f"{', '.join(wrong)} and --pack do not go together: packed rows are of clips as they are")
+        how["pack"] = True
     if job.pairs:
         source: Source = image_pairs(job.data, job.pairs, split=job.split, skip_bad=job.skip_bad, **how)
         screen.note(f"{source.facts.name}: {len(source):,} pairs, {' x '.join(map(str, source.facts.shape))}")
@@ -170,6 +176,8 @@ def read(job: TrainJob, screen: Screen, like: tuple[int, ...] = ()) -> Source:
             "pictures: turned as EXIF says, transparent parts on white, cut to the middle and resized to one size"
         )
     size = prod(facts.shape) * len(source) * (1 if facts.levels and facts.levels <= 256 else 4)
+    if isinstance(source, Rows):
+        return Rows(in_memory(source.source), source.segments) if size <= MEMORY else source
     source = in_memory(source) if size <= MEMORY else source
     source = Mirrored(source) if job.mirror else source
     return source if recipe is None else Degraded(source, recipe, job.train.seed, COPIES)

@@ -38,10 +38,14 @@ class TrainJob(Common):
     """frames of a clip, in a folder of clips; of moving-digits and moving-scenes (8)"""
     rate: float | None = None
     """frames a second to bring clips to; needed where theirs differ"""
-    frame_law: Literal["ptss", "scalar", "nondecreasing", "rolling", "ladder"] = "ptss"
-    """times of the frames of a clip: one for all but with probability --frame-p (ptss), always one (scalar), ..."""
+    frame_law: Literal["ptss", "scalar", "known", "nondecreasing", "rolling", "ladder"] = "ptss"
+    """times of the frames of a clip: one for all but with probability --frame-p (ptss), always one (scalar), one but
+    for frames known at random (known), ..."""
     frame_p: float = 0.2
     """share of clips whose frames have a time each (ptss)"""
+    pack: bool = False
+    """clips shorter than --frames, ends of longer ones, and pictures beside them share rows of --frames frames: each
+    sees itself alone; classes are left out"""
     causal: bool = False
     """frames of a clip see themselves and those before alone"""
     skip_bad: bool = False

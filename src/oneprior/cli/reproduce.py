@@ -28,6 +28,8 @@ class ReproduceSettings(Common):
     """how much is measured"""
     out: Path | None = None
     """file to write the record to"""
+    keep: Path | None = None
+    """folder to keep trainings in, of systems that take long: the same command goes on after a stop"""
     device: str = "cpu"
     """cpu, cuda, mps ...; recorded figures are of the CPU"""
 
@@ -49,7 +51,7 @@ def run(s: ReproduceSettings, command: list[str]) -> int:
     screen.note(work.CLAIM)
     device = str(usable(s.device))
     record = reproduce(
-        s.name, s.scale, device, command=command, seen=lambda c: screen.note(f"{c.what}: {c.measured:.4g}")
+        s.name, s.scale, device, command=command, seen=lambda c: screen.note(f"{c.what}: {c.measured:.4g}"), keep=s.keep
     )
     rows = [
         {

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from oneprior.codecs.base import Codec
+from oneprior.codecs.clips import ClipAutoencoder, ClipCodes
 from oneprior.codecs.latent import Latent
 from oneprior.codecs.levels import Levels
 from oneprior.codecs.pixels import Pixels, Standardise
@@ -18,6 +19,8 @@ __all__ = [
     "VQ",
     "Bytes",
     "Characters",
+    "ClipAutoencoder",
+    "ClipCodes",
     "Codec",
     "Latent",
     "Levels",
@@ -34,6 +37,7 @@ CODECS = {
     "pixels": Pixels,
     "standardise": Standardise,
     "vq": VQ,
+    "clip-codes": ClipCodes,
     "levels": Levels,
     "characters": Characters,
     "bytes": Bytes,

@@ -61,12 +61,15 @@ class Latent(nn.Module, Codec):
 
     def encode(self, x: Tensor, check: bool = True) -> Tensor:
         """Pictures -> codes. Raises TypeError for integers, ValueError for other channels or values outside [0, 1]."""
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"{self.name} takes pictures (B, {self.channels}, H, W); got {tuple(x.shape)}")
+        self._shaped(x)
         if check:
             _check_pictures(x)
         lo, hi = self.range
         return (self.encoder(lo + (hi - lo) * x) - self.shift) * self.scale
+
+    def _shaped(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise ValueError(f"{self.name} takes pictures (B, {self.channels}, H, W); got {tuple(x.shape)}")
 
     def decode(self, m: Tensor, clip: bool = False) -> Tensor:
         """Codes -> pictures, differentiable; a little beyond [0, 1] unless clip."""

@@ -6,7 +6,7 @@ torch.Size([8, 1, 8, 8])
 """
 
 from oneprior.data.arrays import array_file
-from oneprior.data.clips import animation, clip_folder
+from oneprior.data.clips import Rows, animation, clip_folder
 from oneprior.data.degrade import Degraded, Recipe
 from oneprior.data.digits import digits
 from oneprior.data.emoji import Emoji, emoji
@@ -47,6 +47,7 @@ __all__ = [
     "Packed",
     "Pairs",
     "Recipe",
+    "Rows",
     "Scan",
     "Source",
     "Stored",

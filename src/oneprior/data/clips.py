@@ -1,8 +1,9 @@
 """Clips from files: a folder of clips, each a GIF, a video file (with the extra `video`) or a folder of its pictures.
 
-A clip is cut into windows of `frames` frames, one behind the other; what is left at its end is passed over. Pictures
-are taken as `folder` says. With `rate`, frames a second, those nearest to k / rate are taken; without it all files must
-have one rate, or motion would mean different things.
+A clip is cut into windows of `frames` frames, one behind the other; what is left at its end is passed over, or with
+`pack` shares a row of `frames` frames with others of its kind, with shorter clips and with pictures beside them.
+Pictures are taken as `folder` says. With `rate`, frames a second, those nearest to k / rate are taken; without it all
+files must have one rate, or motion would mean different things.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oneprior.data.folder import SUFFIXES, UnreadableImages, _open, _pixels, _visible
-from oneprior.data.source import Batch, DataFacts, Source, checked, split_of
+from oneprior.data.source import Batch, DataFacts, Source, checked, held_out, split_of
+from oneprior.nets.rows import rows_of, segments_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +32,8 @@ def frames_of(path: Path) -> Iterator[Image]:
     """The pictures of a clip, in order. Raises what decoders raise, and ImportError without the extra `video`."""
     if path.is_dir():
         yield from (_open(p) for p in _visible(path) if p.suffix.lower() in SUFFIXES)
+    elif path.suffix.lower() in SUFFIXES - ANIMATED:
+        yield _open(path)
     elif path.suffix.lower() in ANIMATED:
         from PIL import Image, ImageSequence
 
@@ -42,7 +46,7 @@ def frames_of(path: Path) -> Iterator[Image]:
 
 def rate_of(path: Path) -> float | None:
     """Frames a second, None where the files do not say."""
-    if path.is_dir():
+    if path.is_dir() or path.suffix.lower() in SUFFIXES - ANIMATED:
         return None
     if path.suffix.lower() in ANIMATED:
         from PIL import Image, ImageSequence
@@ -63,16 +67,20 @@ def _video(path: Path) -> Any:
     return av.open(str(path))
 
 
+Part = tuple[Path, tuple[int, ...]]  # a clip, and which of its frames
+
+
 @dataclass(frozen=True, eq=False)
 class ClipFolder:
-    """Windows of clips, read from their files at every batch; built by `clip_folder`."""
+    """Rows of frames, each a window of a clip or, packed, several; read from their files at every batch; built by
+    `clip_folder`."""
 
     facts: DataFacts
-    windows: tuple[tuple[Path, tuple[int, ...]], ...]
+    rows: tuple[tuple[Part, ...], ...]
     labels: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.rows)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """See `Source.batch`."""
@@ -81,15 +89,39 @@ class ClipFolder:
         index = checked(indices, len(self), self.facts.name)
         _, channels, height, width = self.facts.shape
         x = np.empty((len(index), *self.facts.shape), dtype=np.float32)
-        for row, i in enumerate(index):
-            path, wanted = self.windows[i]
-            for k, image in enumerate(frames_of(path)):
-                for place in (j for j, w in enumerate(wanted) if w == k):
-                    x[row, place] = _pixels(image, channels, (height, width))
-                if k == max(wanted):
-                    break
+        for at, i in enumerate(index):
+            first = 0
+            for path, wanted in self.rows[i]:
+                for k, image in enumerate(frames_of(path)):
+                    for place in (j for j, w in enumerate(wanted) if w == k):
+                        x[at, first + place] = _pixels(image, channels, (height, width))
+                    if k == max(wanted):
+                        break
+                first += len(wanted)
         out = {"x": torch.from_numpy(x)}
         return out if self.labels is None else out | {"label": torch.from_numpy(self.labels[index])}
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A source of rows of several parts, whose batches say as "segments" (B, F) which frames belong together."""
+
+    source: Source
+    segments: np.ndarray
+
+    @property
+    def facts(self) -> DataFacts:
+        return self.source.facts
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """See `Source.batch`; and "segments", int64 (B, F)."""
+        import torch
+
+        own = self.segments[checked(indices, len(self), self.facts.name)]
+        return {**self.source.batch(indices), "segments": torch.from_numpy(own)}
 
 
 def clips_in(root: Path) -> list[Path]:
@@ -114,9 +146,12 @@ def clip_folder(
     channels: int | None = None,
     rate: float | None = None,
     skip_bad: bool = False,
+    pack: bool = False,
 ) -> Source:
     """A source over a folder of clips; the policy is at the head of this module. Clips in two subfolders or more are of
     the classes these are named for. Every file is decoded once here.
+
+    pack: a source of `Rows`, in which pictures that lie in the folder itself take part; nothing is made of classes.
 
     Raises:
         FileNotFoundError: no such folder, or no clip in it.
@@ -126,38 +161,53 @@ def clip_folder(
     root = Path(path)
     if frames < 1 or (rate is not None and not rate > 0):
         raise ValueError(f"frames = {frames}, rate = {rate}: one frame or more and a rate above 0 were expected")
-    if not root.is_dir() or not (clips := clips_in(root)):
+    clips = clips_in(root) if root.is_dir() else []
+    if pack and root.is_dir():
+        clips += [p for p in _visible(root) if p.is_file() and p.suffix.lower() in SUFFIXES - ANIMATED]
+    if not clips:
         known = ", ".join(sorted(ANIMATED | VIDEO))
         raise FileNotFoundError(f"no clips in {root}: one of {known} files, or of folders of pictures was expected")
     looks = [_look(clip) for clip in clips]
     good = [look for look in looks if isinstance(look, _Clip)]
     bad = {clip: look for clip, look in zip(clips, looks, strict=True) if isinstance(look, str)}
-    rates = Counter(None if c.rate is None else round(c.rate, 2) for c in good)
+    rates = Counter(None if c.rate is None else round(c.rate, 2) for c in good if c.count > 1)
     if rate is None and len(rates) > 1:
         said = ", ".join(f"{n} of {r or 'unknown'}" for r, n in rates.most_common(4))
         raise ValueError(f"clips of several frame rates in {root} ({said}); pass rate= to bring them to one")
     sizes = Counter(c.size for c in good)
     if size is None and len(sizes) > 1:
         raise ValueError(f"clips of {len(sizes)} sizes in {root}, {sorted(sizes)[:3]}; pass size= to bring them to one")
-    windows, names = [], []
+    windows: list[Part] = []
+    names = []
     for clip in good:
         step = 1.0 if rate is None or clip.rate is None else clip.rate / rate
         every = [i for k in range(int(clip.count / step) + 1) if (i := int(k * step + 0.5)) < clip.count]
-        if len(every) < frames:
+        if len(every) < frames and not pack:
             bad[clip.path] = f"{len(every)} frames, shorter than the window of {frames}"
-        for first in range(0, len(every) - frames + 1, frames):
+        for first in range(0, len(every) if pack else len(every) - frames + 1, frames):
             windows.append((clip.path, tuple(every[first : first + frames])))
             names.append(clip.path.relative_to(root).parts[0] if clip.path.parent != root else "")
     if bad and (not skip_bad or not windows):
         raise UnreadableImages(root, bad, len(clips), "clips")
-    classes = tuple(sorted(set(names))) if len(set(names)) > 1 and "" not in names else None
+    classes = tuple(sorted(set(names))) if len(set(names)) > 1 and "" not in names and not pack else None
     height, width = next(iter(sizes)) if size is None else (size, size) if isinstance(size, int) else size
     channels = channels or (3 if any(c.colour for c in good) else 1)
-    facts = DataFacts(
-        (frames, channels, height, width), classes, 256, root.resolve().name, "unknown", len(windows)
-    )  # fmt: skip
+    shape, title = (frames, channels, height, width), root.resolve().name
+    if pack:  # whole parts are held out
+        kept = [windows[i] for i in _part(len(windows), split)]
+        rows = rows_of([len(wanted) for _, wanted in kept], frames)
+        made = tuple(tuple((kept[p][0], kept[p][1][f : f + n]) for p, f, n in row) for row in rows)
+        source = ClipFolder(DataFacts(shape, None, 256, title, "unknown", len(rows)), made)
+        return Rows(source, np.array([segments_of(row) for row in rows], dtype=np.int64))
     labels = None if classes is None else np.array([classes.index(n) for n in names], dtype=np.int64)
-    return split_of(ClipFolder(facts, tuple(windows), labels), split)
+    facts = DataFacts(shape, classes, 256, title, "unknown", len(windows))
+    return split_of(ClipFolder(facts, tuple((w,) for w in windows), labels), split)
+
+
+def _part(count: int, split: str) -> Sequence[int]:
+    if split not in ("all", "train", "test"):
+        raise ValueError(f"split is {split!r}; expected 'train', 'test' or 'all'")
+    return range(count) if split == "all" else held_out(count)[split == "test"].tolist()
 
 
 @dataclass(frozen=True)

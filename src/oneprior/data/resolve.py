@@ -67,6 +67,7 @@ def open_source(
     skip_bad: bool = False,
     frames: int | None = None,
     rate: float | None = None,
+    pack: bool = False,
 ) -> Source:
     """The source that a name or a path stands for.
 
@@ -82,7 +83,8 @@ def open_source(
 
     split: "train", "test" or "all"; sources without a split of their own hold out the fixed fifth of `held_out`. size,
     channels, labels, label, text, split_by, mixed, skip_bad: as for `image_folder`, refused elsewhere but for the last
-    two. frames: of a clip, in a folder of clips (`clip_folder`) or what moves; refused elsewhere, as is rate.
+    two. frames: of a clip, in a folder of clips (`clip_folder`) or what moves; refused elsewhere, as are rate and
+    pack.
 
     Raises:
         FileNotFoundError: no such name or path.
@@ -94,13 +96,16 @@ def open_source(
     asked = {"size": size, "channels": channels, "labels": labels, "label": label, "text": text, "split_by": split_by}
     asked = {key: value for key, value in asked.items() if value is not None}
     _, vendor, side, *untoned = name.split("-") if name in EMOJI else ("", "", "0")
+    if pack and (frames is None or name in MOVING):
+        raise ValueError(f"pack puts the clips of a folder in rows of frames=N; got {name!r}, frames={frames}")
     if name in MOVING:
         return _moving(name, split, size, frames)
     drawn = name == "digits" or name.startswith("points:")
     path = None if drawn else _locate(f"emoji/emoji-{vendor}-{side}.npz" if vendor else name)
     if frames is not None and path is not None and path.is_dir():
-        return clip_folder(path, frames, split=split, size=size, channels=channels, rate=rate, skip_bad=skip_bad)
-    if frames is not None or rate is not None:
+        how: Any = {"split": split, "size": size, "channels": channels, "rate": rate, "skip_bad": skip_bad}
+        return clip_folder(path, frames, pack=pack, **how)
+    if frames is not None or rate is not None or pack:
         raise ValueError(f"frames={frames} is for clips: a folder of them, or one of {', '.join(MOVING)}; got {name!r}")
     if path is not None and (path / "state.json").is_file() | (path / "dataset_dict.json").is_file():
         dataset, parted = saved(path, split)

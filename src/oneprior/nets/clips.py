@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from oneprior.nets.config import ClipConfig, NetConfig
 from oneprior.nets.dit import DiT
 from oneprior.nets.layers import Attention, zero
+from oneprior.nets.rows import rows_of, segments_of
 from oneprior.nets.tokens import rotary
 from oneprior.nets.unet import UNet
 
@@ -149,26 +150,8 @@ def inflate(net: nn.Module, frames: int, *, causal: bool = False) -> ClipNet:
 
 
 def pack(parts: list[Tensor], frames: int) -> tuple[Tensor, Tensor]:
-    """Clips (n_i, C, H, W) of several lengths, pictures among them (n_i = 1), in rows of `frames`, with no frame empty.
-
-    Returns x (B, frames, C, H, W) and segments (B, frames) for the network. Longest first, each in the first row with
-    room; room that is left is filled with single frames of the parts, in turn, as pictures.
-
-    Raises:
-        ValueError: for a part longer than a row.
-    """
-    if not parts or max(map(len, parts)) > frames:
-        lengths = sorted({len(part) for part in parts})
-        raise ValueError(f"rows of {frames} frames were to hold parts of {lengths}: one or more, none longer, expected")
-    rows: list[list[Tensor]] = []
-    for part in sorted(parts, key=len, reverse=True):
-        row = next((r for r in rows if sum(map(len, r)) + len(part) <= frames), None)
-        rows.append([part]) if row is None else row.append(part)
-    singles = [part[i : i + 1] for part in parts for i in range(len(part))]
-    at = 0
-    for row in rows:
-        for _ in range(frames - sum(map(len, row))):
-            row.append(singles[at % len(singles)])
-            at += 1
-    segments = [torch.cat([torch.full((len(p),), i) for i, p in enumerate(row)]) for row in rows]
-    return torch.stack([torch.cat(row) for row in rows]), torch.stack(segments)
+    """Clips (n_i, C, H, W) of several lengths, pictures among them (n_i = 1), in rows of `frames`, with no frame empty,
+    as `rows_of` says: x (B, frames, C, H, W) and segments (B, frames) for the network. Raises its ValueError."""
+    rows = rows_of([len(part) for part in parts], frames)
+    x = torch.stack([torch.cat([parts[p][f : f + n] for p, f, n in row]) for row in rows])
+    return x, torch.tensor([segments_of(row) for row in rows])

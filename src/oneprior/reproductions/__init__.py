@@ -12,6 +12,7 @@ import platform
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
@@ -20,6 +21,7 @@ from typing import Any, Literal, Protocol
 
 Scale = Literal["quick", "desk"]
 Kind = Literal["check", "control", "uncalibrated"]
+KEPT: ContextVar[Path | None] = ContextVar("KEPT", default=None)  # where `reproduce(keep=)` keeps trainings
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,19 @@ def reproduce(
     *,
     command: Sequence[str] = (),
     seen: Callable[[Check], Any] = lambda _: None,
+    keep: Path | None = None,
 ) -> Record:
-    """Run a reproduction. command: that of the record; seen: called with every figure as it comes."""
+    """Run a reproduction. command: that of the record; seen: called with every figure as it comes. keep: a folder for
+    the trainings of those that can go on from them after a stop; `seconds` are those of this call alone."""
     work = reproduction(name)
     began, checks = time.perf_counter(), []
-    for check in work.run(scale, device):
-        seen(check)
-        checks.append(check)
+    token = KEPT.set(None if keep is None else keep / f"{name}-{scale}")
+    try:
+        for check in work.run(scale, device):
+            seen(check)
+            checks.append(check)
+    finally:
+        KEPT.reset(token)
     seconds = round(time.perf_counter() - began, 1)
     said = shlex.join(command) or f"oneprior reproduce {name} --scale {scale}"
     return Record(name, work.PAPER, work.CLAIM, scale, said, work.SEEDS[scale], seconds, (*checks,), dict(_versions()))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
-import torch
 from torch import Tensor
 
 from oneprior.conditions import Conditions, Label
@@ -12,9 +9,8 @@ from oneprior.data import DataFacts, Source
 from oneprior.data.source import ArraySource
 from oneprior.denoiser import NetworkDenoiser
 from oneprior.objective import Objective
+from oneprior.reproductions._learn import trained
 from oneprior.times import Uniform
-from oneprior.training.settings import TrainSettings
-from oneprior.training.trainer import Trainer
 
 
 def held(x: Tensor, label: Tensor | None = None) -> ArraySource:
@@ -30,12 +26,8 @@ def learn(
     """`den` after `steps` steps of plain denoising, conditioned on the labels of the source where it has some."""
     names = source.facts.classes
     conditions = Conditions({} if names is None else {"label": Label(names)})
-    settings = TrainSettings(
-        samples=steps * batch, batch=batch, lr=lr, warmup=20 * batch, decay="cosine", seed=seed, drop=0.0,
-        averages=(0.05,), device="cpu", save_minutes=None, log_every=steps * batch,
+    return trained(
+        None, den, Objective(law=Uniform(1e-3, 1.0)), source, None, conditions, samples=steps * batch, batch=batch,
+        lr=lr, warmup=20 * batch, betas=(0.9, 0.999), seed=seed, drop=0.0, averages=(0.05,), device="cpu",
+        log_every=steps * batch,
     )  # fmt: skip
-    trainer = Trainer(den.train(), Objective(law=Uniform(1e-3, 1.0)), source, None, conditions, settings)
-    for _ in trainer.fit():
-        pass
-    with trainer.averages.applied(), torch.no_grad():
-        return deepcopy(den).eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 import torch
 from torch import Tensor
@@ -13,12 +12,11 @@ from oneprior.conditions import Conditions, Label
 from oneprior.data import digits, in_memory
 from oneprior.denoiser import Facts
 from oneprior.nets import TokensConfig, build
+from oneprior.reproductions._learn import trained
 from oneprior.token_prior import TokenPrior
 from oneprior.tokens import Corruption, TokenDenoiser
 from oneprior.tokens.losses import TokenLoss, TokenObjective
 from oneprior.training.batches import Source as Batched
-from oneprior.training.settings import TrainSettings
-from oneprior.training.trainer import Trainer
 
 LEVELS, SHAPE, L = 17, (1, 8, 8), 64
 CODEC = Levels(LEVELS, SHAPE)
@@ -74,16 +72,12 @@ def fit(
 ) -> TokenPrior:
     """The prior of averaged weights after `samples` draws of pictures, or of their tokens."""
     conditions = conditions or Conditions()
-    settings = TrainSettings(
-        samples=samples, batch=64, lr=2e-3, warmup=min(6400, samples // 8), decay="cosine", betas=(0.9, 0.99),
-        drop=0.2, seed=seed, device=device, save_minutes=None,
+    den = trained(
+        None, den, TokenObjective(loss), source, codec, conditions, samples=samples, batch=64, lr=2e-3,
+        warmup=min(6400, samples // 8), drop=0.2, seed=seed, device=device,
     )  # fmt: skip
-    trainer = Trainer(den, TokenObjective(loss), source, codec, conditions, settings)
-    for _ in trainer.fit():
-        pass
     h, w = codec.grid
-    with trainer.averages.applied():
-        return TokenPrior(deepcopy(den), codec, conditions, {"shape": [h * w]})
+    return TokenPrior(den, codec, conditions, {"shape": [h * w]})
 
 
 class Tokens:

@@ -9,7 +9,6 @@ share p of the clips, draws, continues and fills in; what p costs and brings is 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,10 @@ from oneprior.objective import Objective
 from oneprior.paths import Hold, Path
 from oneprior.posterior import Posterior
 from oneprior.reproductions import Check, Kind, Scale
+from oneprior.reproductions._learn import trained
 from oneprior.sampling import sample
 from oneprior.schedules import Cosine
 from oneprior.times import PerElement, Uniform, align
-from oneprior.training.settings import TrainSettings
-from oneprior.training.trainer import Trainer
 from oneprior.uses import video
 
 PAPER = "Redefining Temporal Modeling in Video Diffusion: The Vectorized Timestep Approach (2024)"
@@ -199,16 +197,11 @@ def learn(p: float, samples: int, seed: int, device: str) -> NetworkDenoiser:
     net = build(DiTConfig((F, PIXELS), patch=1, width=64, depth=3, heads=4, time_axes=1), seed)
     den = NetworkDenoiser(net, Cosine(), "v", facts=Facts(time_axes=1))
     facts = DataFacts((F, PIXELS), None, None, "ring", "made here", len(CLIPS))
-    settings = TrainSettings(
-        samples=samples, batch=128, lr=1e-3, warmup=min(12_800, samples // 8), decay="cosine", betas=(0.9, 0.99),
-        seed=seed, device=device, save_minutes=None,
-    )  # fmt: skip
     law = PerElement(Uniform(1e-4, 1.0), (0,), p)
-    trainer = Trainer(den, Objective(law=law), ArraySource(facts, CLIPS.numpy()), settings=settings)
-    for _ in trainer.fit():
-        pass
-    with trainer.averages.applied():
-        return deepcopy(den).eval().to("cpu")
+    return trained(
+        f"p-{p:g}-{seed}", den, Objective(law=law), ArraySource(facts, CLIPS.numpy()), samples=samples, batch=128,
+        lr=1e-3, warmup=min(12_800, samples // 8), seed=seed, device=device,
+    ).to("cpu")  # fmt: skip
 
 
 def share(v: Tensor) -> float:

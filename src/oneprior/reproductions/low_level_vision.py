@@ -9,8 +9,7 @@ sharpness, the mean size of the gradient, than one draw. Figures are of held-out
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -26,9 +25,9 @@ from oneprior.nets import UNetConfig, build
 from oneprior.objective import Objective
 from oneprior.prior import Prior
 from oneprior.reproductions import Check, Scale
+from oneprior.reproductions._learn import trained
 from oneprior.schedules import Cosine, Schedule
 from oneprior.times import Uniform
-from oneprior.training.trainer import Trainer
 
 PAPER = "Diffusion Models in Low-Level Vision: A Survey (2024)"
 CLAIM = (
@@ -119,21 +118,10 @@ def learn(way: Way, samples: int, seed: int, device: str = "cpu") -> Prior:
     conditions = Conditions({"y": (Anchor if anchored else Field)(1, -half, 1 + half)})
     net = build(UNetConfig((1, 8, 8), channels=(16, 32), **conditions.fields), seed)
     den = NetworkDenoiser(net, way.schedule, way.prediction, facts=Facts(null=conditions.null))
-    settings = replace(
-        demo.scaled(demo.SETTINGS, samples / demo.SAMPLES),
-        samples=samples,
-        batch=64,
-        seed=seed,
-        drop=0.0,
-        device=device,
-        save_minutes=None,
-    )
+    how = {**vars(demo.scaled(demo.SETTINGS, samples / demo.SAMPLES)), "samples": samples, "batch": 64, "drop": 0.0}
     objective = Objective(law=Uniform(way.early, 1.0))
-    trainer = Trainer(den, objective, source, codec, conditions, settings)
-    for _ in trainer.fit():
-        pass
-    with trainer.averages.applied():
-        return Prior(deepcopy(den), codec, conditions, {"shape": [1, 8, 8]}).to(device)
+    den = trained(None, den, objective, source, codec, conditions, **{**how, "seed": seed, "device": device})
+    return Prior(den, codec, conditions, {"shape": [1, 8, 8]}).to(device)
 
 
 def psnr(z: Tensor, x: Tensor) -> Tensor:

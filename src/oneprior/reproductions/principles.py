@@ -10,7 +10,6 @@ here. Distances are energy distances between pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -30,8 +29,8 @@ from oneprior.nets import UNetConfig, build
 from oneprior.objective import Objective
 from oneprior.prior import Guidance, Prior
 from oneprior.reproductions import Check, Scale
+from oneprior.reproductions._learn import trained
 from oneprior.times import Uniform
-from oneprior.training.trainer import Trainer
 
 PAPER = "The Principles of Diffusion Models (2025): solvers, guidance"
 CLAIM = (
@@ -163,16 +162,7 @@ def worse(prior: Prior, samples: int, seed: int) -> Denoiser:
     assert isinstance(config, UNetConfig)
     net = build(replace(config, channels=tuple(c // 2 for c in config.channels), head=config.head // 2), seed)
     den = NetworkDenoiser(net, good.schedule, good.prediction, facts=Facts(null=prior.conditions.null))
-    settings = replace(
-        demo.scaled(demo.SETTINGS, samples / demo.SAMPLES),
-        samples=samples,
-        seed=seed,
-        device=str(prior.device),
-        save_minutes=None,
-    )
-    objective = Objective(law=Uniform(1e-3, 1.0))
-    trainer = Trainer(den, objective, in_memory(digits("train")), prior.codec, prior.conditions, settings)
-    for _ in trainer.fit():
-        pass
-    with trainer.averages.applied():
-        return deepcopy(den).eval()
+    how = {**vars(demo.scaled(demo.SETTINGS, samples / demo.SAMPLES)), "samples": samples, "seed": seed}
+    source, objective = in_memory(digits("train")), Objective(law=Uniform(1e-3, 1.0))
+    how["device"] = str(prior.device)
+    return trained(None, den, objective, source, prior.codec, prior.conditions, **how)

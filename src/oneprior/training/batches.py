@@ -21,9 +21,12 @@ from oneprior.training import order
 from oneprior.training.engine import Engine
 from oneprior.training.settings import TrainSettings
 
+STRUCTURE = ("segments",)  # what a source says of how its samples are made up: it goes to the network, never hidden
+
 
 class Source(Sized, Protocol):
-    """Data by index: "x" of shape (B, ...), float32 or integer tokens, and conditions by the name of their port."""
+    """Data by index: "x" of shape (B, ...), float32 or integer tokens, conditions by the name of their port, and what
+    `STRUCTURE` names."""
 
     def batch(self, indices: Sequence[int], /) -> Mapping[str, Tensor]: ...
 
@@ -95,6 +98,7 @@ class Batches:
             hidden = torch.from_numpy(order.uniform(seed, "drop", k))
             given = self.conditions.encode(len(k), **{name: data[name] for name in self.conditions})
             cond = self.conditions.drop(given, hidden, self.settings.drop)
+        cond |= {k: data[k] for k in STRUCTURE if k in data}
         if self.engine.device.type == "cuda":
             x0, eps = x0.pin_memory(), eps.pin_memory()
         return Batch(first=int(k[0]), x0=x0, t=t, noise=eps, cond=cond)
