@@ -12,8 +12,8 @@ from shutil import copytree
 
 import torch
 
-from oneprior.cli.options import flat, from_file
 from oneprior.cli.job import ABOUT_THIS_CALL, TrainJob
+from oneprior.cli.options import flat, from_file
 from oneprior.loading import load
 from oneprior.prior import Prior
 from oneprior.storage import SHIPPED
