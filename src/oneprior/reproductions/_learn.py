@@ -21,8 +21,8 @@ from oneprior.training.trainer import Trainer
 def learn(
     config: NetConfig, source: Source, codec: Codec, conditions: Conditions, samples: int, seed: int = 0, **how: Any
 ) -> Prior:
-    """The prior after `samples` draws of a source, none of them for an untrained one; how: other training settings, such
-    as batch=, 64 by default."""
+    """The prior after `samples` draws of a source, none of them for an untrained one; how: other training settings, as
+    batch=, 64 by default."""
     den = NetworkDenoiser(build(config, seed), Cosine(), "v", facts=Facts(null=conditions.null))
     if samples:
         settings = TrainSettings(
