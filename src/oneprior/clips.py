@@ -51,6 +51,10 @@ class Clips:
         """`clip` (B, n, C, H, W) and `frames` more behind it. window (that of training without), context, time: as in
         `uses.video.extend`. how: steps, sampler, and the prior's conditions."""
         x = _of(self, clip, 5)
+        if self._inside()[0] != self.shape[0]:
+            raise ValueError(
+                "codes of this prior hold several frames: extend them by uses.video.extend, and codec.stream"
+            )
         own: dict[str, Any] = {k: how.pop(k) for k in ("steps", "sampler") if k in how}
         chosen: tuple[int, ...] = self._seeds(len(x), seeds)
         with self._timed() as run:
@@ -69,7 +73,10 @@ def _held(prior: Any, known: dict[int, Any], frames: int | None, how: dict[str, 
     seeds = prior._seeds(None if how.get("seeds") is not None else most, how.pop("seeds", None))
     pictures = {f: v[torch.arange(len(seeds)) % len(v)] for f, v in pictures.items()}
     count = frames or prior.shape[0]
-    return prior.sample(seeds=seeds, hold=video.given(pictures, count), frames=count, **how)
+    inside = prior._inside((count, *prior.shape[1:]))[0]
+    if inside != count and set(known) != {0}:
+        raise ValueError("codes of this prior hold several frames but for the first, which alone can be known")
+    return prior.sample(seeds=seeds, hold=video.given(pictures, inside), frames=count, **how)
 
 
 def _of(prior: Any, x: Any, ndim: int) -> Tensor:

@@ -186,7 +186,7 @@ class Known(TimeLaw):
         t, (coin, share), own = self.law(u[:, 0, :1])[:, None], u[:, 1, :2].split(1, 1), u[:, 2]
         known = (coin < self.p) & (own < share) & (own < own.amax(1, keepdim=True))
         if self.frames is not None:
-            known = torch.zeros_like(known).index_fill(1, torch.tensor(self.frames) % known.shape[1], True)
+            known = torch.zeros_like(known).index_fill(1, torch.tensor(self.frames, device=u.device) % u.shape[2], True)
         return t.masked_fill(known, 0.0)
 
 

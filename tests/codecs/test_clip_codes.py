@@ -1,6 +1,7 @@
 """Codes of clips: the contract of 1 + r k frames, causality, pieces, what comes back from a folder, what is refused."""
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,13 @@ from torch import Tensor
 from helpers import draw
 from oneprior.codecs import ClipAutoencoder, ClipCodes, from_dict
 from oneprior.codecs.vq import Reconstruction, VQConfig
+from oneprior.conditions import Conditions
 from oneprior.data import MovingDigits
+from oneprior.denoiser import Facts, NetworkDenoiser
+from oneprior.loading import load
+from oneprior.nets import ClipConfig, DiTConfig, build
+from oneprior.prior import Prior
+from oneprior.schedules import Cosine
 from oneprior.training.settings import TrainSettings
 from oneprior.training.trainer import Trainer
 
@@ -36,7 +43,7 @@ def test_one_and_r_k_frames_have_one_and_k_codes(r: int) -> None:
     for k in range(3):
         z = own.encode(x[:, : 1 + r * k])
         assert z.shape == (2, 1 + k, 3, 2, 2) and own.decode(z).shape == x[:, : 1 + r * k].shape
-        torch.testing.assert_close(own.encode(x[:, :1]), z[:, :1], rtol=1e-12, atol=1e-12)  # that of a picture
+        torch.testing.assert_close(own.encode(x[:, 0]), z[:, 0], rtol=1e-12, atol=1e-12)  # that of a picture
     assert own.inside((1 + r, 1, 8, 8)) == (2, 3, 2, 2)
 
 
@@ -98,6 +105,24 @@ def test_what_was_kept_is_what_comes_back() -> None:
     )
 
 
+def test_a_prior_of_codes_draws_clips(tmp_path: Path) -> None:
+    own = codec(2).float()
+    net = build(ClipConfig((3, 3, 2, 2), frame=DiTConfig((3, 2, 2), patch=1, width=8, depth=1, heads=1)), 0)
+    den = NetworkDenoiser(net, Cosine(), "v", facts=Facts(time_axes=1))
+    prior = Prior(den, own, Conditions({}), {"shape": [5, 1, 8, 8], "data": {"name": "moving"}})
+    again = load(prior.save(tmp_path / "codes"))
+    x = again.sample(2, seeds=range(2), steps=2).x
+    assert x.shape == (2, 5, 1, 8, 8) and torch.equal(x, prior.sample(2, seeds=range(2), steps=2).x)
+    assert again.sample(1, seeds=[0], steps=2, frames=9).x.shape == (1, 9, 1, 8, 8)
+    picture = clips(1)[:, 0].float()
+    moving = again.animate(picture, 9, seeds=range(2), steps=2).x
+    torch.testing.assert_close(moving[:, 0], own.decode(own.encode(picture)[:, None], clip=True)[:, 0])
+    with pytest.raises(ValueError, match="but for the first, which alone can be known"):
+        again.interpolate(picture, picture, 9)
+    with pytest.raises(ValueError, match="extend them by uses"):
+        again.extend(x, 4)
+
+
 @pytest.mark.parametrize("frames", [2, 4, 8])
 def test_other_numbers_of_frames_are_refused(frames: int) -> None:
     below, above = frames - (frames - 1) % 4, frames + (1 - frames) % 4
@@ -107,10 +132,8 @@ def test_other_numbers_of_frames_are_refused(frames: int) -> None:
 
 def test_what_else_is_refused() -> None:
     own = codec()
-    with pytest.raises(
-        ValueError, match=r"clips \(B, F, 1, 8, 8\) got \(2, 1, 8, 8\); a picture is a clip of one frame"
-    ):
-        own.encode(clips(1)[:, 0])
+    with pytest.raises(ValueError, match=r"clips \(B, F, 1, 8, 8\) got \(2, 5, 1, 8, 4\)"):
+        own.encode(clips(5)[..., :4])
     with pytest.raises(ValueError, match="got 5"):
         list(own.stream([clips(5), clips(5)]))
     with pytest.raises(ValueError, match=r"\[0, 1\]"):

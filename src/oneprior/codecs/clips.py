@@ -146,10 +146,15 @@ class ClipCodes(Latent):
         z = torch.cat([model.encode(x).movedim(2, 0).flatten(1) for x in clips], 1)
         return cls(model, 1 / z.std(1), z.mean(1))
 
+    def encode(self, x: Tensor, check: bool = True) -> Tensor:
+        """Clips -> codes; pictures (B, C, H, W) -> their codes (B, d, h, w). Errors as of `Latent`, and of
+        `ClipAutoencoder.encode`."""
+        return super().encode(x[:, None], check)[:, 0] if x.ndim == 4 else super().encode(x, check)
+
     def _shaped(self, x: Tensor) -> None:
         shape = self.model.config.shape  # type: ignore[union-attr]
         if x.ndim != 5 or tuple(x.shape[2:]) != shape:
-            raise ValueError(f"{self.name} got {tuple(x.shape)}; a picture is a clip of one frame, x[:, None]")
+            raise ValueError(f"{self.name} got {tuple(x.shape)}")
 
     @torch.no_grad()
     def stream(self, pieces: Iterable[Tensor], back: bool = False) -> Iterator[Tensor]:
