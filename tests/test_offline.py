@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +68,5 @@ def test_train_restore_compare() -> None:
     assert main(["info"]) == 0 and main(["sample", "digits", "--n", "1", "--steps", "2"]) == 0
 
 
-@dataclass(frozen=True)
-class Quick:
-    out: str = "demo"
-    toy: bool = False
-    force: bool = False
-    quick: bool = True
-    development: bool = False
-    device: str = "cpu"
-    json: bool = False
-
-
 def test_demo() -> None:
-    assert demo.run(Quick()) == 0 and Path("demo/report.html").is_file()
+    assert demo.run(demo.DemoJob(out="demo", quick=True, device="cpu")) == 0 and Path("demo/report.html").is_file()

@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError(f"Muon takes matrices; a parameter of shape {tuple(p.shape)} came")
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """One step; a closure is not asked."""
         for group in self.param_groups:
             lr, mu = group["lr"], group["momentum"]
