@@ -19,15 +19,15 @@ from oneprior.training.trainer import Trainer
 
 
 def learn(
-    config: NetConfig, source: Source, codec: Codec, conditions: Conditions, samples: int, seed: int = 0, **how: Any
-) -> Prior:
-    """The prior after `samples` draws of a source, none of them for an untrained one; how: other training settings, as
-    batch=, 64 by default."""
+    config: NetConfig, source: Source, codec: Codec, conditions: Conditions, samples: int, seed: int = 0, *,
+    batch: int = 64, **how: Any,
+) -> Prior:  # fmt: skip
+    """The prior after `samples` draws of a source, none of them for an untrained one; how: other training settings."""
     den = NetworkDenoiser(build(config, seed), Cosine(), "v", facts=Facts(null=conditions.null))
     if samples:
         settings = TrainSettings(
-            samples=samples, lr=2e-3, warmup=samples // 10, decay="cosine", betas=(0.9, 0.99), seed=seed,
-            save_minutes=None, **({"batch": 64} | how),
+            samples=samples, batch=batch, lr=2e-3, warmup=samples // 10, decay="cosine", betas=(0.9, 0.99), seed=seed,
+            save_minutes=None, **how,
         )  # fmt: skip
         trainer = Trainer(den, Objective(law=Uniform(1e-3, 1.0)), source, codec, conditions, settings)
         for _ in trainer.fit():
