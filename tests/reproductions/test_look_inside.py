@@ -7,7 +7,7 @@ import torch
 
 from oneprior.data.scenes import questions
 from oneprior.reproductions import reproduce
-from oneprior.reproductions.compositionality import exact, said, told
+from oneprior.reproductions.compositionality import exact, said, told, trained
 
 
 def test_classifier() -> None:
@@ -27,6 +27,13 @@ def test_scenes() -> None:
     checks = [c for c in found.checks if c.kind != "uncalibrated"]
     assert all(c.holds for c in checks), found.why
     assert found.verdict == "yes" and sum(c.kind == "control" for c in checks) == 1
+
+
+def test_scenes_are_learned() -> None:
+    """Two steps of three networks teach nothing; but all figures of the matrix come."""
+    figures = {c.what.split(" (n")[0]: c for c in trained("cpu", samples=64, count=32, n=2)}
+    assert {f"binding, pictures of {g} read by {m}" for g in range(2) for m in range(3)} <= figures.keys()
+    assert figures["binding, words in any order"].kind == "control"
 
 
 def test_captions_as_numbers() -> None:

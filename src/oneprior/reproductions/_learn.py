@@ -50,14 +50,14 @@ def trained(
 
 
 def learn(
-    config: NetConfig, source: Source, codec: Codec, conditions: Conditions, samples: int, seed: int = 0, **how: Any
-) -> Prior:
-    """The prior after `samples` draws of a source, none of them for an untrained one; how: other training settings, as
-    batch=, 64 by default."""
+    config: NetConfig, source: Source, codec: Codec, conditions: Conditions, samples: int, seed: int = 0, *,
+    batch: int = 64, **how: Any,
+) -> Prior:  # fmt: skip
+    """The prior after `samples` draws of a source, none of them for an untrained one; how: other training settings."""
     den = NetworkDenoiser(build(config, seed), Cosine(), "v", facts=Facts(null=conditions.null))
     if samples:
         den = trained(
             None, den, Objective(law=Uniform(1e-3, 1.0)), source, codec, conditions,
-            samples=samples, lr=2e-3, warmup=samples // 10, seed=seed, **({"batch": 64} | how),
+            samples=samples, batch=batch, lr=2e-3, warmup=samples // 10, seed=seed, **how,
         )  # fmt: skip
     return Prior(den, codec, conditions, {"shape": list(config.shape)})

@@ -162,7 +162,7 @@ def trained(device: str, samples: int = 60_032, count: int = 8_000, n: int = 120
     made = {k: (STYLES[k % 2], k == 2) for k in range(3)}
     conditions = Conditions({"said": Vector(22)})
     priors = {
-        k: learn(config, Told(count, style, bag), Pixels(256), conditions, samples, device=device, batch=32)
+        k: learn(config, Told(count, style, bag), Pixels(None), conditions, samples, device=device, batch=32)
         for k, (style, bag) in made.items()
     }
     matrix, asked = torch.zeros(3, 2), questions("binding", n, seed=11)

@@ -88,8 +88,8 @@ def points(scale: Scale, kind: Kind, count: int) -> Iterator[Check]:
     noise = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
     x = torch.stack([side, torch.where(rare, -side, side)], 1) + 0.25 * noise
     names = ("oracle", "quantile", "eiil", "random", "one draw")
-    big, small = (MLPConfig((2,), classes=2, width=w, depth=3) for w in (128, 32))
-    base, models = debiased(Planted(held(x, y), rare, big, small, STEPS[scale], DRAWS[scale]), seed, names)
+    wide, small = (MLPConfig((2,), classes=2, width=w, depth=3) for w in (128, 32))
+    base, models = debiased(Planted(held(x, y), rare, wide, small, STEPS[scale], DRAWS[scale]), seed, names)
     label = torch.arange(count) % 2
 
     def told(den: Denoiser) -> tuple[float, float]:
@@ -116,8 +116,8 @@ def tinted(seed: int, scale: Scale) -> Planted:
     batch = digits("train").batch(range(1437))
     rare = torch.from_numpy(uniform(seed, "rare", range(1437))) < RARE
     x = painted(batch["x"], (batch["label"] % 2 == 1) ^ rare)
-    big, small = (MLPConfig((3, 8, 8), classes=10, width=w, depth=3) for w in (256, 96))
-    return Planted(held(x, batch["label"]), rare, big, small, STEPS[scale], DRAWS[scale])
+    wide, small = (MLPConfig((3, 8, 8), classes=10, width=w, depth=3) for w in (256, 96))
+    return Planted(held(x, batch["label"]), rare, wide, small, STEPS[scale], DRAWS[scale])
 
 
 def painted(x: Tensor, green: Tensor) -> Tensor:
