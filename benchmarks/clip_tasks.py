@@ -73,7 +73,7 @@ def trained(law: TimeLaw, seed: int, samples: int, run: Path | None) -> NetworkD
     """Averaged weights; goes on from the checkpoints of `run`."""
     den = NetworkDenoiser(build(NET, seed), Cosine(), "v", facts=Facts(time_axes=1))
     settings = TrainSettings(
-        samples=samples, batch=BATCH, lr=2e-3, warmup=samples // 20, decay="cosine", betas=(0.9, 0.99), seed=seed,
+        samples=samples, batch=BATCH, lr=4e-3, warmup=samples // 20, decay="cosine", betas=(0.9, 0.99), seed=seed,
         averages=(0.05,), device="cpu", save_minutes=0.5, log_every=samples // 20,
     )  # fmt: skip
     trainer = Trainer(den, Objective(law=law), world("train"), CODEC, settings=settings, run=run)

@@ -193,14 +193,15 @@ def excess(den: Denoiser, n: int) -> dict[str, float]:
 
 
 def learn(p: float, samples: int, seed: int, device: str) -> NetworkDenoiser:
-    """A transformer over six frames, 0.2M parameters, averaged weights."""
+    """A transformer over six frames, 0.2M parameters, averaged weights. A first desk run, at a rate of 1e-3, missed two
+    checks; 5e-3 was then chosen by the excess error on another seed, 5, after 64,000 samples at p = 0.2."""
     net = build(DiTConfig((F, PIXELS), patch=1, width=64, depth=3, heads=4, time_axes=1), seed)
     den = NetworkDenoiser(net, Cosine(), "v", facts=Facts(time_axes=1))
     facts = DataFacts((F, PIXELS), None, None, "ring", "made here", len(CLIPS))
     law = PerElement(Uniform(1e-4, 1.0), (0,), p)
     return trained(
         f"p-{p:g}-{seed}", den, Objective(law=law), ArraySource(facts, CLIPS.numpy()), samples=samples, batch=128,
-        lr=1e-3, warmup=min(12_800, samples // 8), seed=seed, device=device,
+        lr=5e-3, warmup=min(12_800, samples // 8), seed=seed, device=device,
     ).to("cpu")  # fmt: skip
 
 
