@@ -49,6 +49,12 @@ def bench() -> Any:
         sys.path.remove(str(DOCS.parent / "benchmarks"))
 
 
+MISSED = {  # figures of `auto` that a peer beats
+    "fashion": {("x4", 0.1, 0.05, "mean")},
+    "emoji32": {("blur", 0.02, 0.02, "mean"), ("blur", 0.1, 0.05, "mean")},
+}
+
+
 @pytest.mark.parametrize("prior", [p.stem.removeprefix("restore_") for p in RECORDS])
 def test_trained_priors(bench: Any, prior: str) -> None:
     report = json.loads((DOCS / "results" / f"restore_{prior}.json").read_text())
@@ -58,8 +64,9 @@ def test_trained_priors(bench: Any, prior: str) -> None:
     for row in report["rows"]:
         cases.setdefault((row["task"], row["noise"], row["told"]), set()).add(row["method"])
     assert len(set(map(frozenset, cases.values()))) == 1, "every case has every method"
-    assert prior != "fashion" or len(cases) == len(bench.TASKS) * len(bench.LEVELS)
-    assert sum(not v["holds"] for v in report["verdicts"]) <= 1
+    assert len(cases) == len(bench.TASKS) * len(bench.LEVELS)
+    missed = {(v["task"], v["noise"], v["told"], v["figure"]) for v in report["verdicts"] if not v["holds"]}
+    assert missed == MISSED[prior]  # the page names them; another one, or one less, is news
 
 
 def test_a_peer_that_is_better_is_named(bench: Any) -> None:
