@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oneprior.data.folder import SUFFIXES, UnreadableImages, _open, _pixels, _visible
-from oneprior.data.source import Batch, DataFacts, Source, checked, held_out, split_of
+from oneprior.data.source import Batch, DataFacts, Over, Source, checked, held_out, split_of
 from oneprior.nets.rows import rows_of, segments_of
 
 if TYPE_CHECKING:
@@ -103,18 +103,10 @@ class ClipFolder:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class Rows(Over):
     """A source of rows of several parts, whose batches say as "segments" (B, F) which frames belong together."""
 
-    source: Source
     segments: np.ndarray
-
-    @property
-    def facts(self) -> DataFacts:
-        return self.source.facts
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """See `Source.batch`; and "segments", int64 (B, F)."""

@@ -89,7 +89,8 @@ def squares(n: int, seed: int) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
     where = (torch.rand(n, 1, SIDE, SIDE, generator=g) < 0.3).float()
     tones = torch.tensor([[1.0, 0.6, 0.4], [0.0, -0.3, -0.5]])[:, None, :, None, None]
-    return tuple(1 - where * (1 - tone) for tone in tones)  # type: ignore[return-value]
+    light, dark = (1 - where * (1 - tone) for tone in tones)
+    return light, dark
 
 
 def histogram(x: Tensor, cells: int = 5) -> Tensor:
