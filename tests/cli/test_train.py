@@ -68,6 +68,9 @@ def test_resume_is_exact_and_needs_no_settings(cli: Cli) -> None:
     for flags, said in ((["--schedule", "vp"], "schedule: 'cosine' -> 'vp'"), (["--lr", "0.5"], "lr: 0.0003 -> 0.5")):
         done = cli("train", "--name", "half", "--resume", *flags)
         assert done.code == 2 and said in done.err
+    for own in ("config.yaml", "command.txt"):  # a refused call leaves no trace in the run
+        assert "0.5" not in Path("runs/half", own).read_text()
+    assert cli("train", "--name", "half", "--resume").code == 0
 
 
 def test_what_is_there_stays(cli: Cli) -> None:

@@ -49,4 +49,9 @@ def test_only_what_leaves_the_numbers_alone_may_change_in_a_run() -> None:
     assert replace(s, samples=5, workers=3, keep=9, minutes=1.0).differences(as_json(s)) == []
     assert replace(s, seed=1, lr=1.0).differences(as_json(s)) == ["seed: 0 -> 1", "lr: 0.0003 -> 1.0"]
     cosine = replace(s, decay="cosine")
-    assert replace(cosine, samples=5).differences(as_json(cosine)) == ["samples: 1000000 -> 5"]
+    assert replace(cosine, samples=5).differences(as_json(cosine), 10_001) == ["samples: 1000000 -> 5"]
+    late = replace(cosine, decay_from=50_000)
+    for s, n in ((cosine, 10_000), (late, 50_000)):  # until the rate falls, its end decides nothing
+        assert replace(s, samples=60_000).differences(as_json(s), n) == []
+        assert learning_rate(replace(s, samples=60_000), n) == learning_rate(s, n)
+        assert learning_rate(replace(s, samples=60_000), n + 128) != learning_rate(s, n + 128)

@@ -40,13 +40,16 @@ def train(job: TrainJob, command: list[str]) -> int:
         return _dry_run(made, screen)
     outside = None if made.job.early_stop is None else _held_out(made)
     config = {k: v for k, v in flat(made.job).items() if k not in ABOUT_THIS_CALL}
-    run = RunFolder.create(
-        folder, {**config, "name": job.name or folder.name}, force=job.force, resume=job.resume, command=command
-    )
+    config["name"] = job.name or folder.name
+    run = RunFolder.create(folder, config, force=job.force, resume=job.resume, command=command)
     trainer = Trainer(
         made.den, made.objective, made.source, made.codec, made.conditions, settings, run, make_engine(settings)
     )
     held = None if outside is None else HeldOut(trainer, outside, made.job.early_stop or 1)
+    if job.resume:
+        trainer.resume()
+        if trainer.engine.is_main:  # one that is refused stays described as it was
+            run.describe(config, command)
     size = sum(p.numel() for p in made.den.parameters())
     screen.note(f"{made.job.net} of {size:,} parameters on {trainer.engine.device}, to {folder}")
     spent = _fit(trainer, made, run, screen, face, held)

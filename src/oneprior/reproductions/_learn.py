@@ -31,8 +31,10 @@ def trained(
     conditions: Conditions | None = None,
     **how: Any,
 ) -> Any:
-    """A copy of `den` with the averaged weights of a training, in eval mode. how: its settings. name: of its folder
-    where trainings are kept (without one it is not); one that was stopped goes on from there, one that is done is read.
+    """A copy of `den` with the averaged weights of a training (the last ones without `averages`), in eval mode.
+
+    how: its settings. name: of its folder where trainings are kept (without one it is not); one that was stopped goes
+    on from there, one that is done is read.
 
     Raises:
         KeyboardInterrupt: where Ctrl-C or SIGTERM ended it, behind a checkpoint.
@@ -45,7 +47,7 @@ def trained(
         pass
     if trainer.stopped != "samples":
         raise KeyboardInterrupt
-    with trainer.averages.applied():
+    with trainer.using_averages():
         return deepcopy(den).eval()
 
 

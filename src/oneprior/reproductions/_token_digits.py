@@ -71,9 +71,10 @@ def fit(
     device: str = "cpu",
 ) -> TokenPrior:
     """The prior of averaged weights after `samples` draws of pictures, or of their tokens."""
-    conditions = conditions or Conditions()
+    conditions, c = conditions or Conditions(), den.corruption
+    name = f"{type(c).__name__.lower()}-{c.vocab}{'-timed' if den.timed else ''}-{seed}"
     den = trained(
-        None, den, TokenObjective(loss), source, codec, conditions, samples=samples, batch=64, lr=2e-3,
+        name, den, TokenObjective(loss), source, codec, conditions, samples=samples, batch=64, lr=2e-3,
         warmup=min(6400, samples // 8), drop=0.2, seed=seed, device=device,
     )  # fmt: skip
     h, w = codec.grid

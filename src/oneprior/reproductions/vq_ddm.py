@@ -25,13 +25,12 @@ from oneprior.nets import CodesConfig, build
 from oneprior.noise import uniform
 from oneprior.paths import Hold
 from oneprior.reproductions import Check, Kind, Scale
+from oneprior.reproductions._learn import trained
 from oneprior.reproductions._token_digits import CODEC, LEVELS, Codec, Tokens, fit
 from oneprior.token_prior import TokenPrior
 from oneprior.tokens import Absorbing, Ancestral, Coins, Corruption, TokenDenoiser, Uniform, categorical
 from oneprior.tokens.losses import Bound, Masks
 from oneprior.training.batches import Source as Batched
-from oneprior.training.settings import TrainSettings
-from oneprior.training.trainer import Trainer
 from oneprior.uses.tokens import nats
 
 PAPER = "Global Context with Discrete Diffusion in Vector Quantised Modelling for Image Generation (2021)"
@@ -62,16 +61,18 @@ def codebooks(scale: Scale, kind: Kind, device: str) -> Iterator[Check]:
     """Usage, squared error and perplexity on held-out digits of a 4 x 4 grid of 128 codes."""
     train, x = in_memory(digits("train")), _all(digits("test"))[: TESTED[scale]].to(device)
     steps, seed = STEPS[scale], SEEDS[scale][0]
-    plain = trained(begun(Autoencoder(replace(TOY, decay=None, reset=0.0), seed), seed), train, steps, seed, device)
+    plain = begun(Autoencoder(replace(TOY, decay=None, reset=0.0), seed), seed)
+    plain = codec("gradient", plain, train, steps, seed, device)
     rebuilt = refit(plain, features(plain, [_all(train).to(device)], seed=seed), CODES, seed)
     before = deepcopy(plain.encoder.state_dict())
     found = {"gradient": plain, "rebuilt": deepcopy(rebuilt)}
     frozen = deepcopy(plain)
     frozen.encoder.requires_grad_(False)
-    found["rebuilt, tuned"] = trained(rebuilt, train, steps // 3, seed, device)
-    found["tuned alone"] = trained(frozen, train, steps // 3, seed, device)
-    found["running means"] = learned(TOY, train, steps, seed, device)
-    found["FSQ, 125"] = learned(replace(TOY, levels=(5, 5, 5)), train, steps, seed, device)
+    found["rebuilt, tuned"] = codec("rebuilt", rebuilt, train, steps // 3, seed, device)
+    found["tuned alone"] = codec("alone", frozen, train, steps // 3, seed, device)
+    found["running means"] = codec("means", Autoencoder(TOY, seed), train, steps, seed, device)
+    fsq = Autoencoder(replace(TOY, levels=(5, 5, 5)), seed)
+    found["FSQ, 125"] = codec("fsq", fsq, train, steps, seed, device)
     figures = {name: measured(model, x) for name, model in found.items()}
 
     used, mse = ({k: v[i] for k, v in figures.items()} for i in (0, 1))
@@ -100,19 +101,12 @@ def begun(model: Autoencoder, seed: int) -> Autoencoder:
     return model
 
 
-def learned(config: VQConfig, source: Source, steps: int, seed: int, device: str) -> Autoencoder:
-    """A codec trained from the beginning."""
-    return trained(Autoencoder(config, seed), source, steps, seed, device)
-
-
-def trained(model: Autoencoder, source: Source, steps: int, seed: int, device: str, lr: float = 1e-3) -> Autoencoder:
-    """The model after so many steps more, in place; what has no gradient stays."""
-    settings = TrainSettings(
-        samples=64 * steps, batch=64, lr=lr, warmup=640, averages=(), seed=seed, device=device, save_minutes=None
-    )
-    for _ in Trainer(model, Reconstruction(), source, settings=settings).fit():
-        pass
-    return model
+def codec(name: str, model: Autoencoder, source: Source, steps: int, seed: int, device: str) -> Autoencoder:
+    """A copy after so many steps at one rate, without averages; what has no gradient stays."""
+    return trained(
+        name, model, Reconstruction(), source, samples=64 * steps, batch=64, lr=1e-3, warmup=640, decay="constant",
+        betas=(0.9, 0.999), averages=(), seed=seed, device=device,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -175,26 +169,26 @@ def clothes(device: str, codes: int = 128, draws: int = 1000) -> Iterator[Check]
         yield Check("Fashion-MNIST, in the folder ONEPRIOR_DATA", 0.0, "= 1", None, False, "uncalibrated")
         return
     config = VQConfig((1, 28, 28), factor=4, channels=(16, 32), codes=codes)
-    model = learned(config, source, 600, 0, device)
+    model = codec("clothes", Autoencoder(config, 0), source, 600, 0, device)
     x = _all(held, 4000).to(device)
-    codec = VQ.of(model, [_all(source, 20_000).to(device)])
-    train, test = codec.encode(_all(source, 30_000).to(device)), codec.encode(x)
-    used, mse, each = usage(test, codec.symbols), float((codec.decode(test) - x).square().mean()), perplexity(test)
-    yield Check("codes of Fashion-MNIST in use", used, ">= 0.95", float(codec.symbols), used >= 0.95)
+    vq = VQ.of(model, [_all(source, 20_000).to(device)])
+    train, test = vq.encode(_all(source, 30_000).to(device)), vq.encode(x)
+    used, mse, each = usage(test, vq.symbols), float((vq.decode(test) - x).square().mean()), perplexity(test)
+    yield Check("codes of Fashion-MNIST in use", used, ">= 0.95", float(vq.symbols), used >= 0.95)
     yield Check("PSNR of the codec, dB of the mean error", -10 * math.log10(mse), "shown", None, True, "uncalibrated")
     yield Check("perplexity of its codes", each, "shown", None, True, "uncalibrated")
-    count = torch.bincount(train.flatten(), minlength=codec.symbols).double() + 0.5
+    count = torch.bincount(train.flatten(), minlength=vq.symbols).double() + 0.5
     law = count / count.sum()
     entropy = float(-law.log2()[test.cpu()].mean())
     noise = Coins(range(draws))(0, "single", (train.shape[1],))
-    single = codec.decode(categorical(law, noise).to(device))
+    single = vq.decode(categorical(law, noise).to(device))
     real = _project(x, x)
     far = frechet_distance(real[:draws], _project(single, x))
     near = frechet_distance(real[:draws], real[draws : 2 * draws])
-    chains: dict[str, Corruption] = {"uniform": Uniform(codec.symbols), "masks": Absorbing(codec.symbols + 1)}
+    chains: dict[str, Corruption] = {"uniform": Uniform(vq.symbols), "masks": Absorbing(vq.symbols + 1)}
     for name, corruption in chains.items():
         kind: Kind = "check" if name == "uniform" else "uncalibrated"  # the paper's chain; the other one stands beside
-        prior = code_model(corruption, Tokens(train.cpu()), codec, 50_048, 0, device, codec.grid)
+        prior = code_model(corruption, Tokens(train.cpu()), vq, 50_048, 0, device, vq.grid)
         rows = nats(prior.den, test[:500], 8, range(500)) / test.shape[1] / math.log(2)
         bits = float(rows.mean())
         yield _less(f"bound in bits a token, {name}", bits, entropy, 0.85, "entropy of single codes", kind)

@@ -45,6 +45,8 @@ class RunFolder:
     ) -> RunFolder:
         """Make a run's folder and describe the run in it; of several processes, only the main one does so.
 
+        One that is resumed is as it was: `describe` it once nothing speaks against going on.
+
         Raises:
             FileExistsError: when it holds a run and neither `force` nor `resume` is given, or holds other files.
             FileNotFoundError: when there is nothing to resume.
@@ -68,7 +70,8 @@ class RunFolder:
             run.checkpoints.mkdir(parents=True, exist_ok=True)
             run.samples.mkdir(exist_ok=True)
             run.log_file.touch()
-        run.describe(config, command)
+        if not resume:
+            run.describe(config, command)
         return run
 
     def describe(self, config: Mapping[str, Any] | None = None, command: Sequence[str] | None = None) -> None:

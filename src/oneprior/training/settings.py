@@ -107,10 +107,11 @@ class TrainSettings:
         if self.samples is None and self.decay in ("cosine", "linear"):
             raise ValueError(f"decay={self.decay!r} needs samples: it ends there (a wall clock would not be resumable)")
 
-    def differences(self, saved: dict[str, Any]) -> list[str]:
-        """The settings that may not change within a run but differ from `saved`, as 'name: saved -> now'."""
+    def differences(self, saved: dict[str, Any], n: int = 0) -> list[str]:
+        """The settings that may not change n samples into a run but differ from `saved`, as 'name: saved -> now'."""
         now, old = as_json(self), as_json(TrainSettings())  # a setting that an older run knows nothing of: its default
-        ends = {"samples"} if self.decay in ("cosine", "linear") else set()
+        falls = self.decay in ("cosine", "linear") and n > (self.decay_from or self.warmup)  # towards `samples`
+        ends = {"samples"} if falls else set()
         names = [f.name for f in fields(self) if f.name not in FREE - ends]
         return [f"{k}: {saved.get(k)!r} -> {now[k]!r}" for k in names if saved.get(k, old.get(k)) != now[k]]
 

@@ -302,7 +302,7 @@ class Trainer:
 
     def _load(self, point: checkpoint.Checkpoint) -> None:
         path, state = point.path, point.state
-        if changed := self.settings.differences(state["settings"]):
+        if changed := self.settings.differences(state["settings"], state["n"]):
             raise ValueError(f"{path} was made with other settings ({'; '.join(changed)}): put them back or start anew")
         if state["data"] != self._data():
             raise ValueError(f"{path} was trained on {state['data']}, this is {self._data()}: the order would not hold")
