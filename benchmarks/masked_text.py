@@ -124,7 +124,8 @@ def overhead(
 
 
 def speed(den: TokenDenoiser, model: NGrams, length: int, count: int, steps: Sequence[int]) -> list[dict[str, Any]]:
-    """First hitting beside the fewest steps of cached ancestral sampling that are as good; a row for each number."""
+    """First hitting beside the fewest steps of cached ancestral sampling that are as good; a row for each number tried,
+    up to that one."""
 
     def drawn(sampler: TokenSampler) -> tuple[float, TextScore]:
         began = time.perf_counter()
@@ -136,10 +137,11 @@ def speed(den: TokenDenoiser, model: NGrams, length: int, count: int, steps: Seq
     for n in steps:
         each, theirs = drawn(Ancestral(n, "split"))
         off = theirs.perplexity / ours.perplexity - 1, theirs.entropy / ours.entropy - 1
-        if best is None and max(map(abs, off)) <= 0.01:
-            best = n, each
         what = f"ancestral, {n} steps, cached, L = {length}"
         rows.append(shown(what, each, took, perplexity=theirs.perplexity, entropy=theirs.entropy, off=off))
+        if max(map(abs, off)) <= 0.01:
+            best = n, each
+            break
     found = f"{best[0]} cached ancestral steps" if best else "no number of ancestral steps as good: the most"
     floor = best[1] if best else rows[-1]["value"]
     what = f"oneprior FirstHitting, seconds a sample of {length} tokens, beside {found}"
@@ -194,7 +196,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ar", type=Path, help="folder of the causal baseline's training; begun if not there")
     parser.add_argument("--recipe", type=Path, default=Path("recipes/kjv.yaml"), help="by which it is trained")
     parser.add_argument("--lengths", type=lambda v: [int(n) for n in v.split(",")], default=[64, 256, 1024])
-    parser.add_argument("--samples", type=int, default=32, help="of each sampler and length")
+    parser.add_argument(
+        "--samples",
+        type=lambda v: [int(n) for n in v.split(",")],
+        default=[256, 48, 8],
+        help="of each sampler, by length",
+    )
     parser.add_argument("--held-out", type=int, help="windows of held-out text (none: all)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--docs", action="store_true", help="write the results and the page in docs")
@@ -202,6 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.overhead == bool(args.prior):
         parser.error("say what to measure: --overhead, or --prior")
+    if len(args.samples) != len(args.lengths):
+        parser.error(f"--samples {args.samples} and --lengths {args.lengths}: as many of the one as of the other")
     torch.set_num_threads(1)
     load, rows = os.getloadavg()[0], overhead(args.rounds) if args.overhead else of_prior(args)
     print(table(rows))
@@ -225,8 +234,8 @@ def of_prior(args: argparse.Namespace) -> list[dict[str, Any]]:
     source = text("kjv", length=prior.shape[0], split="train", tokens=prior.codec)
     ar = None if args.ar is None else causal_twin(prior, source, args.ar, args.recipe)
     rows, model = held_out(prior, 8, args.held_out, ar), NGrams.of(source.tokens, prior.codec.symbols, 5)
-    for n in args.lengths:
-        rows += speed(prior.den, model, n, args.samples, [n // 4, n // 2, n, 2 * n, 4 * n, 8 * n])
+    for n, count in zip(args.lengths, args.samples, strict=True):
+        rows += speed(prior.den, model, n, count, [n // 4, n // 2, n, 2 * n, 4 * n, 8 * n])
     return rows
 
 

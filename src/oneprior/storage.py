@@ -208,12 +208,22 @@ def read_codec(name: str | Path) -> tuple[Codec, dict[str, Any]]:
         FileNotFoundError: when there is none, or a file of it is missing.
         ValueError: when a file is damaged, of another format, or a pickle.
     """
+    folder, config = _of_codec(name)
+    return _load_codec(folder, config), config["facts"]
+
+
+def codec_type(name: str | Path) -> str:
+    """The type of the codec that `read_codec` would read, such as "vq"; errors as there."""
+    return _of_codec(name)[1]["codec"]["type"]
+
+
+def _of_codec(name: str | Path) -> tuple[Path, dict[str, Any]]:
     path = Path(name) / "codec"
     folder = path if settle(path).is_dir() else find(name)
     config = _config(folder, ())
     if "codec" not in config:
         raise ValueError(f"{folder} is no codec of oneprior's; oneprior.interop.diffusers.autoencoder reads diffusers'")
-    return _load_codec(folder, config), config["facts"]
+    return folder, config
 
 
 def _free(folder: str | Path, force: bool) -> Path:

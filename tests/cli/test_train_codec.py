@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from oneprior.codecs import ClipCodes
 from oneprior.codecs.vq import VQ
-from oneprior.data import digits
+from oneprior.data import MovingDigits, digits
+from oneprior.loading import load
 from oneprior.results import Result
 from oneprior.storage import read_codec
 from oneprior.training.files import digest
@@ -44,13 +46,43 @@ def test_a_codec_goes_on_exactly(cli: Cli) -> None:
     assert json.loads(Path("runs/half/codec/config.json").read_text())["facts"]["training"]["samples"] == 32
 
 
+def test_a_codec_of_clips_and_a_prior_of_its_codes(cli: Cli) -> None:
+    clips = ("moving-digits", "--frames", 5, "--size", 12)
+    small = ("--net-args", "channels=8", "dim=8", "r=2", "--batch", 16, "--warmup", 0)
+    done = cli("train", *clips, "--name", "c", "--net", "clip-codes", *small, "--lr", 0.004, "--samples", 960, "--json")
+    assert done.code == 0 and Path("runs/c/report.html").exists() and list(Path("runs/c/samples").iterdir()), done.err
+    codec, facts = read_codec("runs/c")
+    assert isinstance(codec, ClipCodes) and facts["shape"] == [5, 1, 12, 12]
+    assert done.json["smaller"] == 5 * 12 * 12 / (3 * 4 * 3 * 3)
+    x = MovingDigits(5, 12).batch(range(64))["x"]
+    z = codec.encode(x)
+    assert float((codec.decode(z) - x).square().mean()) < 0.9 * float((x - x.mean(0)).square().mean())
+    torch.testing.assert_close(z.std((0, 1, 3, 4)), torch.ones(4), rtol=0.3, atol=0)
+
+    learn = ("--net-args", "channels=8", "--samples", 32, "--batch", 16, "--warmup", 0, "--json")
+    done = cli("train", *clips, "--name", "p", "--codec", "runs/c", *learn)
+    assert done.code == 0, done.err
+    prior = load("runs/p")
+    assert prior.shape == (5, 1, 12, 12) and prior.den.net.config.shape == (3, 4, 3, 3)
+    assert torch.equal(prior.codec.encode(x), z)
+    assert prior.sample(1, seeds=[0], steps=2, frames=9).x.shape == (1, 9, 1, 12, 12)
+    done = cli("train", *clips, "--name", "q", "--init", "runs/p", "--samples", 16, "--batch", 16, "--json")
+    assert done.code == 0 and torch.equal(load("runs/q").codec.encode(x), z), done.err
+    wrong = cli("train", "moving-digits", "--frames", 5, "--size", 16, "--codec", "runs/c", "--name", "w")
+    assert wrong.code == 2 and "this codec of clips (B, F, 1, 12, 12) got (1, 5, 1, 16, 16)" in wrong.err
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
         (("points:moons", "--net", "vq"), "takes pictures"),
         (("digits", "--net", "vq", "--net-args", "factor=3"), "power of 2"),
         (("digits", "--net", "vq", "--net-args", "codez=3"), "codez"),
-        (("digits", "--net", "vq", "--degrade", "noise:10"), "leave out --pairs and --degrade"),
+        (("digits", "--net", "vq", "--degrade", "noise:10"), "leave out --degrade"),
+        (("digits", "--net", "clip-codes"), "takes clips; samples of"),
+        (("moving-digits", "--net", "clip-codes", "--frames", 5, "--size", 12, "--pack"), "leave out --pack"),
+        (("moving-digits", "--net", "clip-codes", "--frames", 6, "--size", 12), "such as 5 or 9 were expected; got 6"),
+        (("moving-digits", "--net", "clip-codes", "--net-args", "r=3"), "a power of 2"),
     ],
 )
 def test_refused(cli: Cli, argv: tuple[str, ...], said: str) -> None:

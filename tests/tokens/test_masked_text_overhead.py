@@ -39,7 +39,8 @@ def test_text_as_good_is_found(bench: Any) -> None:
     net, g = bench.Table(24, 8), torch.Generator().manual_seed(0)
     model = NGrams.of(torch.randint(7, (2000,), generator=g), 7, 2)
     found, *rows = bench.speed(bench.denoiser(net), model, 24, 48, [200, 400])
-    assert "beside 200 cached" in found["what"] and found["floor"] == rows[0]["value"] and len(rows) == 2
+    assert "beside 200 cached" in found["what"] and found["floor"] == rows[0]["value"]
+    assert len(rows) == 1  # more steps are not tried
     with pytest.MonkeyPatch.context() as m:  # one symbol again and again: another entropy
         m.setattr(bench, "Ancestral", lambda n, draw: lambda den, shape, seeds: torch.zeros(shape, dtype=torch.long))
         assert "no number" in bench.speed(bench.denoiser(net), model, 24, 4, [2])[0]["what"]

@@ -25,6 +25,7 @@ from oneprior.nets.config import CONFIGS, ClipConfig, NetConfig
 from oneprior.nets.lora import adapt, adopt, config_like
 from oneprior.objective import EDMWeight, MinSNR, Objective, Plain, SigmoidWeight, TruncatedSNR
 from oneprior.posterior import EDMPrediction
+from oneprior.storage import read_codec
 from oneprior.times import Known, Ladder, LogitNormal, LogNormal, NonDecreasing, PerElement, Rolling, TimeLaw, Uniform
 from oneprior.token_prior import TokenPrior
 
@@ -78,10 +79,13 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     """Read the data and build the rest; says what it found."""
     source, prior = read(job, screen), begun(job)
     shape, classes = source.facts.shape, source.facts.classes
+    inner = shape  # of what the network sees
     if prior is not None:
         name = next(k for k, kind in SCHEDULES.items() if type(prior.den.schedule) is kind)
         job = replace(job, schedule=name, net=prior.den.net.config.type, prediction=prior.den.prediction.name)
-    if len(shape) >= 3 and source.facts.unit is None:
+    if job.codec:
+        codec, inner = _of_clips(job, shape)
+    elif len(shape) >= 3 and source.facts.unit is None:
         codec: Codec = Pixels(source.facts.levels)
     elif prior is not None:
         codec = prior.codec
@@ -101,7 +105,7 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
         weight=weight if job.weight == "auto" else job.weight,
         law=law if job.law == "auto" else job.law,
     )
-    den = denoiser(job, shape, conditions) if prior is None else tuned(job, prior.den, shape, conditions, screen)
+    den = denoiser(job, inner, conditions) if prior is None else tuned(job, prior.den, inner, conditions, screen)
     low, high = den.facts.t_range
     laws: dict[str, TimeLaw] = {
         "uniform": Uniform(max(low, EPSILON), high),
@@ -118,6 +122,14 @@ def parts(job: TrainJob, screen: Screen) -> Parts:
     facts = told(job, source, shape)
     facts["data"] |= {"levels": source.facts.levels} | ({"columns": columns(job)} if columns(job) else {})
     return Parts(job, source, codec, conditions, den, Objective(WEIGHTS[job.weight], law), facts)
+
+
+def _of_clips(job: TrainJob, shape: tuple[int, ...]) -> tuple[Codec, tuple[int, ...]]:
+    """The codec of clips that a job names, and the shape of its codes."""
+    if wrong := [f"--{k}" for k in ("pack", "pairs", "degrade") if getattr(job, k)]:
+        raise ValueError(f"{', '.join(wrong)} and a codec of clips do not go together")
+    codec: Any = read_codec(job.codec or "")[0]
+    return codec, codec.inside(shape)
 
 
 def told(job: TrainJob, source: Source, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from oneprior.cli.settings import Common
 from oneprior.training.settings import TrainSettings
 
+CODECS = ("vq", "clip-codes")  # networks that are a codec, no prior
 ABOUT_THIS_CALL = {"config", "json", "debug", "out", "resume", "force", "dry_run"}  # not part of what makes the run
 
 
@@ -75,15 +76,17 @@ class TrainJob(Common):
     """parts of a sample to learn together, such as image,label: each may then be drawn given the other, or both"""
     captions: bool = False
     """learn from the captions that the data has (names of emoji) instead of the classes; for tokens"""
-    net: Literal["auto", "unet", "dit", "mlp", "tokens", "codes", "vq"] = "auto"
+    net: Literal["auto", "unet", "dit", "mlp", "tokens", "codes", "vq", "clip-codes"] = "auto"
     """kind of network (auto: unet for pictures, mlp for vectors, tokens for text); codes: a U-Net over the codes of a
-    codec; vq: a codec to tokens, no prior"""
+    codec; vq: a codec to tokens, clip-codes: one of clips to smaller ones; these two are no prior"""
     net_size: Literal["tiny", "small", "base"] = "small"
     """its size"""
     net_args: tuple[str, ...] = ()
-    """further fields of it, such as channels=32,64,96 blocks=2 (unet), width=96 depth=4 (dit, mlp), factor=4 (vq)"""
+    """further fields of it, such as channels=32,64,96 blocks=2 (unet), width=96 depth=4 (dit, mlp), factor=4 (vq), r=4
+    (clip-codes: frames of a code)"""
     codec: str | None = None
-    """run or folder of a codec to tokens: learn a prior of the codes of pictures; levels: of their grey levels"""
+    """run or folder of a codec: learn a prior of the tokens of pictures, or of the codes of clips; levels: of the grey
+    levels of pictures"""
     length: int = 256
     """tokens in a window of text"""
     tokens: str = "characters"

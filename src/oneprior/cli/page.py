@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 from PIL import Image
@@ -12,6 +13,7 @@ from oneprior.cli.inputs import label_of
 from oneprior.cli.job import ABOUT_THIS_CALL
 from oneprior.cli.options import flat
 from oneprior.cli.work import sheet, write_picture
+from oneprior.codecs import Latent
 from oneprior.conditions import Conditions, Label
 from oneprior.data import Source
 from oneprior.joint import JointDenoiser
@@ -44,7 +46,9 @@ def prior_of(trainer: Trainer, made: Parts) -> Prior:
     if isinstance(made.den, JointDenoiser):
         known = Conditions({"label": Label(made.source.facts.classes or ())})
         return JointPrior(made.den, made.source.codec, known, facts)  # type: ignore[attr-defined]
-    return Prior(den, made.codec, made.conditions, facts)
+    # a codec with weights works for the trainer where the data are
+    codec = deepcopy(made.codec).to(trainer.engine.device) if isinstance(made.codec, Latent) else made.codec
+    return Prior(den, codec, made.conditions, facts)
 
 
 def keep(trainer: Trainer, made: Parts, run: RunFolder, whole: bool) -> None:

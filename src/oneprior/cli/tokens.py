@@ -12,7 +12,7 @@ import torch
 from oneprior import storage, tokens
 from oneprior.cli import build, page
 from oneprior.cli.build import Parts
-from oneprior.cli.job import TrainJob
+from oneprior.cli.job import CODECS, TrainJob
 from oneprior.cli.options import arguments
 from oneprior.cli.screen import Screen
 from oneprior.cli.work import write_picture
@@ -44,15 +44,16 @@ CORRUPTIONS: dict[str, Any] = {
 
 def codec_of(job: TrainJob) -> TrainJob:
     """A job that begins from a prior of codes takes its codec, frozen, unless another is given."""
-    if job.init is None or job.codec or job.net == "vq":
+    if job.init is None or job.codec or job.net in CODECS:
         return job
-    kind = storage._config(storage.find(job.init), ()).get("codec", {}).get("type")
-    return replace(job, codec=job.init) if kind == "vq" else job
+    return replace(job, codec=job.init) if storage.codec_type(job.init) in ("vq", "clip-codes") else job
 
 
 def wanted(job: TrainJob) -> bool:
-    """Whether a job is one of tokens: text, or pictures with a codec."""
-    return bool(job.codec) or job.net == "tokens" or job.data == "kjv" or is_text(Path(job.data))
+    """Whether a job is one of tokens: text, or pictures with a codec to tokens."""
+    if job.codec:
+        return job.codec == "levels" or storage.codec_type(job.codec) != "clip-codes"
+    return job.net == "tokens" or job.data == "kjv" or is_text(Path(job.data))
 
 
 def parts(job: TrainJob, screen: Screen) -> Parts:

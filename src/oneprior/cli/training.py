@@ -11,7 +11,7 @@ from rich.progress import TaskProgressColumn, TextColumn
 
 from oneprior.cli import codec, joint, page, tokens
 from oneprior.cli.build import held_out, parts
-from oneprior.cli.job import ABOUT_THIS_CALL, TrainJob, folder_of
+from oneprior.cli.job import ABOUT_THIS_CALL, CODECS, TrainJob, folder_of
 from oneprior.cli.options import flat, from_file
 from oneprior.cli.screen import Screen
 from oneprior.report import duration
@@ -31,7 +31,7 @@ def train(job: TrainJob, command: list[str]) -> int:
     if job.resume:
         _same(job, folder)
     job = tokens.codec_of(job)
-    face: Any = codec if job.net == "vq" else tokens if tokens.wanted(job) else page
+    face: Any = codec if job.net in CODECS else tokens if tokens.wanted(job) else page
     if job.modalities and face is not page:
         raise ValueError("--modalities are of pictures or vectors with labels: not of tokens or a codec")
     made = (joint.parts if job.modalities else parts if face is page else face.parts)(job, screen)
