@@ -25,6 +25,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from peers import between
 from torch import Tensor
 
 from oneprior import __version__
@@ -172,13 +173,6 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def written(page: str, report: dict[str, Any]) -> str:
-    """docs/video.md with the table of this report."""
-    begin, end = "<!-- table: begin (benchmarks/clip_tasks.py --docs) -->", "<!-- table: end -->"
-    head, rest = page.split(begin)
-    return f"{head}{begin}\n{table(report['rows'])}\n{end}{rest.split(end, 1)[1]}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/clip-tasks"), help="folder of trainings and rows")
@@ -214,7 +208,8 @@ def main() -> None:
         print(f"  {time.process_time() - began:.0f} s in all\n{table(report['rows'])}", flush=True)
     if given.docs:
         (DOCS / "results" / "clip_tasks.json").write_text(json.dumps(report, indent=1) + "\n")
-        (DOCS / "video.md").write_text(written((DOCS / "video.md").read_text(), report))
+        page = DOCS / "video.md"
+        page.write_text(between(page.read_text(), "benchmarks/clip_tasks.py --docs", table(report["rows"])))
     print(table(report["rows"]))
 
 
