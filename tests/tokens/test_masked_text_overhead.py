@@ -35,15 +35,18 @@ def test_as_many_calls_as_the_floor_has_steps(bench: Any) -> None:
 
 
 def test_text_as_good_is_found(bench: Any) -> None:
-    """A table of logits has the same law in any number of steps: the fewest are as good, and a wrong law is not."""
+    """A table of logits has the same law in any number of calls: the fewest are as good, and a wrong law is not."""
     net, g = bench.Table(24, 8), torch.Generator().manual_seed(0)
     model = NGrams.of(torch.randint(7, (2000,), generator=g), 7, 2)
-    found, *rows = bench.speed(bench.denoiser(net), model, 24, 48, [200, 400])
-    assert "beside 200 cached" in found["what"] and found["floor"] == rows[0]["value"]
-    assert len(rows) == 1  # more steps are not tried
+    found, exact, *rows = bench.speed(bench.denoiser(net), model, 24, 48, [200, 400], [24, 12])
+    assert "24 tokens a call" in found["what"] and "beside cached ancestral, 200 steps" in found["what"]
+    assert (found["value"], found["floor"]) == (rows[0]["value"], rows[1]["value"]) and exact["ratio"] == 1
+    assert len(rows) == 2  # more calls are not tried
     with pytest.MonkeyPatch.context() as m:  # one symbol again and again: another entropy
         m.setattr(bench, "Ancestral", lambda n, draw: lambda den, shape, seeds: torch.zeros(shape, dtype=torch.long))
-        assert "no number" in bench.speed(bench.denoiser(net), model, 24, 4, [2])[0]["what"]
+        m.setattr(bench, "FirstHitting", lambda k=1: FirstHitting() if k == 1 else bench.Ancestral(k, ""))
+        found = bench.speed(bench.denoiser(net), model, 24, 4, [2], [12])[0]["what"]
+        assert "1 token a call" in found and "no number" in found
 
 
 @pytest.mark.timing
