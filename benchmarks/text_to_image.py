@@ -163,7 +163,7 @@ def nearest_name(names: Sequence[str], train: Sequence[str]) -> list[int]:
         a = set(words(n))
 
         def share(i: int, a: set[str] = a) -> tuple[float, int]:
-            both, either = (sum(rare.get(w, 1.0) for w in s) for s in (a & sets[i], a | sets[i]))
+            both, either = (math.fsum(rare.get(w, 1.0) for w in s) for s in (a & sets[i], a | sets[i]))
             return both / max(either, 1e-9), -zlib.crc32(train[i].encode())
 
         out.append(max(range(len(train)), key=share))
