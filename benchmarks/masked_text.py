@@ -194,7 +194,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [names, ["---"] * len(names)]
     for r in rows:
         floor, ratio = (f"{v:.3g}" if v is not None else "" for v in (r["floor"], r["ratio"]))
-        value = f"{r['value']:.3g}" + (f" ± {r['error']:.2g}" if "error" in r else "")
+        value = f"{r['value']:.4g}" + (f" ± {r['error']:.2g}" if "error" in r else "")
         off = ", ".join(f"{100 * v:+.1f} %" for v in r.get("off", ()))
         lines.append([r["what"], floor, value, ratio, "" if r["bar"] is None else str(r["bar"]), off][: len(names)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
