@@ -63,7 +63,8 @@ def test_a_codec_of_clips_and_a_prior_of_its_codes(cli: Cli) -> None:
     done = cli("train", *clips, "--name", "p", "--codec", "runs/c", *learn)
     assert done.code == 0, done.err
     prior = load("runs/p")
-    assert prior.shape == (5, 1, 12, 12) and prior.den.net.config.shape == (3, 4, 3, 3)
+    net: Any = prior.den.net
+    assert prior.shape == (5, 1, 12, 12) and net.config.shape == (3, 4, 3, 3)
     assert torch.equal(prior.codec.encode(x), z)
     assert prior.sample(1, seeds=[0], steps=2, frames=9).x.shape == (1, 9, 1, 12, 12)
     done = cli("train", *clips, "--name", "q", "--init", "runs/p", "--samples", 16, "--batch", 16, "--json")
