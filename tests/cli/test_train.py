@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from oneprior.loading import load
 from oneprior.training.files import digest
@@ -71,6 +73,19 @@ def test_resume_is_exact_and_needs_no_settings(cli: Cli) -> None:
     for own in ("config.yaml", "command.txt"):  # a refused call leaves no trace in the run
         assert "0.5" not in Path("runs/half", own).read_text()
     assert cli("train", "--name", "half", "--resume").code == 0
+
+
+def test_another_average_goes_into_the_prior_afterwards(cli: Cli) -> None:
+    weights = Path("runs/d/prior/model.safetensors")
+    cli("train", "digits", "--name", "d", *TINY, "--samples", 128, "--averages", "0.05", "0.2")
+    done = cli("train", "--name", "d", "--resume", "--averages", "0.2", "0.05")
+    assert done.code == 0, done.err
+    kept, average = load_file(weights), load_file("runs/d/checkpoints/step-000004/ema-0.050.safetensors")
+    assert kept and all(torch.equal(v, average[f"net.{k}"]) for k, v in kept.items())
+    cli("train", "digits", "--name", "once", *TINY, "--samples", 128, "--averages", "0.2", "0.05")
+    assert digest(weights) == digest(Path("runs/once/prior/model.safetensors"))
+    done = cli("train", "--name", "d", "--resume", "--averages", "0.1", "0.05")
+    assert done.code == 2 and "averages: [0.05, 0.2] -> [0.1, 0.05]" in done.err
 
 
 def test_what_is_there_stays(cli: Cli) -> None:

@@ -137,7 +137,8 @@ def _fit(
     spent["training"] = trainer.seconds
     if trainer.stopped == "held-out":
         trainer.save()
-    if main and not kept.exists():
+    as_it_was = loss is None and not held  # killed before it was written, or another average is to be kept
+    if main and (as_it_was or not kept.exists()):
         with trainer.using_averages():
             face.keep(trainer, made, run, True)
     return spent

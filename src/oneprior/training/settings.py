@@ -53,7 +53,7 @@ class TrainSettings:
     clip: float | None = 1.0
     """largest norm of the gradient"""
     averages: tuple[float, ...] = (0.05, 0.10)
-    """relative widths of the averages of the weights that are kept (power profile)"""
+    """relative widths of the averages of the weights that are kept (power profile); the last goes into the prior"""
     halflife: int | None = None
     """half-life in samples of one more average with exponential decay"""
     snapshot_every: int | None = None
@@ -110,6 +110,8 @@ class TrainSettings:
     def differences(self, saved: dict[str, Any], n: int = 0) -> list[str]:
         """The settings that may not change n samples into a run but differ from `saved`, as 'name: saved -> now'."""
         now, old = as_json(self), as_json(TrainSettings())  # a setting that an older run knows nothing of: its default
+        if sorted(now["averages"]) == sorted(saved.get("averages", [])):  # the same, another of them for the prior
+            saved = saved | {"averages": now["averages"]}
         falls = self.decay in ("cosine", "linear") and n > (self.decay_from or self.warmup)  # towards `samples`
         ends = {"samples"} if falls else set()
         names = [f.name for f in fields(self) if f.name not in FREE - ends]
