@@ -1,4 +1,4 @@
-"""What samplers of masked tokens cost: `--overhead`, beyond the network; `--prior`, for text as good.
+"""What samplers of masked tokens cost, beyond the network and for text as good; and how good a prior of text is.
 
 The network is a table of logits, so what is left is the sampler. The floor is ancestral sampling over the whole
 vocabulary by hand, in float64 as it must be drawn: softmax, times the chance to be revealed, running sum, one search a
@@ -9,10 +9,14 @@ of the floor costs the same whatever the state, so the large cases time eight st
 
 With a prior of text, first hitting stands beside cached ancestral sampling (no call where nothing was revealed), one
 sample at a time, each at its fewest calls whose text is as good as that of first hitting one token a call, which is
-exact: perplexity under an exact model of 5-grams and entropy within 1 % each. The bound on held-out text stands beside
-models of n-grams and, with `--ar`, a causal transformer of the same size, trained by the same recipe on the same text.
+exact: perplexity under an exact model of 5-grams and entropy within 1 % each.
 
-    python benchmarks/masked_text.py --prior kjv [--ar runs/kjv-ar] [--lengths 64,256,1024] [--docs]
+    python benchmarks/masked_text.py --speed [--prior kjv] [--lengths 64,256,1024] [--docs]
+
+The bound on held-out text stands beside models of n-grams and, with `--ar`, a causal transformer of the same size,
+trained by the same recipe on the same text.
+
+    python benchmarks/masked_text.py --bits [--prior kjv] [--ar runs/kjv-ar] [--docs]
 """
 
 from __future__ import annotations
@@ -130,9 +134,13 @@ def speed(
     good as that of one token a call, which is exact; a row for each number tried, up to those two."""
 
     def drawn(sampler: TokenSampler) -> tuple[float, TextScore]:
+        """Seconds of the first samples, drawn one at a time; how good all are, the others drawn in batches."""
         began = time.perf_counter()
-        x = torch.cat([sampler(den, (1, length), seeds=[i]) for i in range(count)])
-        return (time.perf_counter() - began) / count, ngram_perplexity(x, model)
+        x = [sampler(den, (1, length), seeds=[i]) for i in range(min(8, count))]
+        each = (time.perf_counter() - began) / len(x)
+        rest = [range(i, min(i + 16, count)) for i in range(8, count, 16)]
+        x += [sampler(den, (len(seeds), length), seeds=seeds) for seeds in rest]
+        return each, ngram_perplexity(torch.cat(x), model)
 
     (took, exact), rows = drawn(FirstHitting()), []
 
@@ -141,6 +149,7 @@ def speed(
             each, found = drawn(sampler)
             off = found.perplexity / exact.perplexity - 1, found.entropy / exact.entropy - 1
             about = {"perplexity": found.perplexity, "entropy": found.entropy, "off": off}
+            about |= {"off_error": found.perplexity_error / found.perplexity}
             rows.append(shown(f"{name}, L = {length}", each, took, **about))
             if max(map(abs, off)) <= 0.01:
                 return name, each
@@ -152,8 +161,8 @@ def speed(
     found = best[0] if best else "no number of ancestral steps as good: the most"
     floor = best[1] if best else rows[-1]["value"]
     what = f"oneprior {own}, seconds a sample of {length} tokens, beside {found}"
-    scores = {"perplexity": exact.perplexity, "perplexity_error": exact.perplexity_error, "entropy": exact.entropy}
-    alone = shown(f"{one}, L = {length}", took, took, off=(0.0, 0.0), **scores)
+    scores = {"perplexity": exact.perplexity, "entropy": exact.entropy, "off": (0.0, 0.0)}
+    alone = shown(f"{one}, L = {length}", took, took, off_error=exact.perplexity_error / exact.perplexity, **scores)
     return [shown(what, each, floor, speedup=floor / each, samples=count), alone, *rows]
 
 
@@ -195,22 +204,28 @@ def table(rows: list[dict[str, Any]]) -> str:
     for r in rows:
         floor, ratio = (f"{v:.3g}" if v is not None else "" for v in (r["floor"], r["ratio"]))
         value = f"{r['value']:.4g}" + (f" ± {r['error']:.2g}" if "error" in r else "")
-        off = ", ".join(f"{100 * v:+.1f} %" for v in r.get("off", ()))
+        off = ""
+        if "off" in r:
+            perplexity, entropy, error = (100 * v for v in (*r["off"], r["off_error"]))
+            off = f"{perplexity:+.1f} ± {error:.1f} %, {entropy:+.1f} %"
         lines.append([r["what"], floor, value, ratio, "" if r["bar"] is None else str(r["bar"]), off][: len(names)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What samplers of masked tokens cost, and how good text is.")
-    parser.add_argument("--overhead", action="store_true", help="the samplers beside a loop by hand, with a table")
-    parser.add_argument("--prior", help="of text: folder, or the name of a shipped one; data: kjv")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--overhead", dest="what", action="store_const", const=overhead_of, help="beside a loop by hand")
+    what.add_argument("--speed", dest="what", action="store_const", const=speed_of, help="of samplers, for equal text")
+    what.add_argument("--bits", dest="what", action="store_const", const=bits_of, help="a character of held-out books")
+    parser.add_argument("--prior", default="kjv", help="of text: folder, or the name of a shipped one; data: kjv")
     parser.add_argument("--ar", type=Path, help="folder of the causal baseline's training; begun if not there")
     parser.add_argument("--recipe", type=Path, default=Path("recipes/kjv.yaml"), help="by which it is trained")
     parser.add_argument("--lengths", type=lambda v: [int(n) for n in v.split(",")], default=[64, 256, 1024])
     parser.add_argument(
         "--samples",
         type=lambda v: [int(n) for n in v.split(",")],
-        default=[256, 48, 8],
+        default=[512, 96, 8],
         help="of each sampler, by length",
     )
     parser.add_argument("--held-out", type=int, help="windows of held-out text (none: all)")
@@ -218,36 +233,45 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--docs", action="store_true", help="write the results and the page in docs")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(argv)
-    if args.overhead == bool(args.prior):
-        parser.error("say what to measure: --overhead, or --prior")
     if len(args.samples) != len(args.lengths):
         parser.error(f"--samples {args.samples} and --lengths {args.lengths}: as many of the one as of the other")
     torch.set_num_threads(1)
-    load, rows = os.getloadavg()[0], overhead(args.rounds) if args.overhead else of_prior(args)
+    load, rows = os.getloadavg()[0], args.what(args)
     print(table(rows))
-    name = "masked_text_overhead" if args.overhead else "masked_text"
+    what = args.what.__name__.removesuffix("_of")
+    name = f"masked_text_{what}"
     report = {"name": name, "versions": versions(["torch"]), "load": load, "rows": rows}
     for file in (args.json, DOCS / "results" / f"{name}.json" if args.docs else None):
         if file is not None:
             file.write_text(json.dumps(report, indent=1) + "\n")
     if args.docs:
-        page, command = (
-            DOCS / "text.md",
-            f"benchmarks/masked_text.py {'--overhead' if args.overhead else '--prior'} --docs",
-        )
-        page.write_text(between(page.read_text(), command, table(rows)))
+        page = DOCS / "text.md"
+        page.write_text(between(page.read_text(), f"benchmarks/masked_text.py --{what} --docs", table(rows)))
     raise SystemExit(not all(row["holds"] for row in rows))
 
 
-def of_prior(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Bits on held-out books, and speed at each length; rotary positions run on any, no better beyond the context."""
-    prior: Any = oneprior.load(args.prior)
-    source = text("kjv", length=prior.shape[0], split="train", tokens=prior.codec)
-    ar = None if args.ar is None else causal_twin(prior, source, args.ar, args.recipe)
-    rows, model = held_out(prior, 8, args.held_out, ar), NGrams.of(source.tokens, prior.codec.symbols, 5)
+def overhead_of(args: argparse.Namespace) -> list[dict[str, Any]]:
+    return overhead(args.rounds)
+
+
+def speed_of(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """At each length; rotary positions run on any, no better beyond the context."""
+    prior, source = of_prior(args)
+    model, rows = NGrams.of(source.tokens, prior.codec.symbols, 5), []
     for n, count in zip(args.lengths, args.samples, strict=True):
         rows += speed(prior.den, model, n, count, [n // 4, n // 2, n, 2 * n, 4 * n, 8 * n])
     return rows
+
+
+def bits_of(args: argparse.Namespace) -> list[dict[str, Any]]:
+    prior, source = of_prior(args)
+    return held_out(prior, 8, args.held_out, args.ar and causal_twin(prior, source, args.ar, args.recipe))
+
+
+def of_prior(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The prior, and the text that it was trained on."""
+    prior: Any = oneprior.load(args.prior)
+    return prior, text("kjv", length=prior.shape[0], split="train", tokens=prior.codec)
 
 
 def same_numbers(seed: int, length: int) -> Callable[[int], Tensor]:
