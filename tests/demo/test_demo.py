@@ -1,6 +1,10 @@
 """The demo end to end, small; and the prior it leaves gives its report's figures again."""
 
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from oneprior import demo
 from oneprior.data import digits
 from oneprior.demo.baselines import Digits
 from oneprior.demo.figures import Bench, Extent, classify, density
+from oneprior.training.run import RunFolder
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
@@ -65,13 +70,28 @@ def test_the_shipped_prior_gives_the_recorded_figures() -> None:
     assert read == pytest.approx(figure(report, "generate", "read right"), abs=0.025)
 
 
-def test_the_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plane_stopped_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal ends the demo, not its training alone; the same command goes on and measures."""
     from dataclasses import replace
 
     from oneprior.demo import toy
 
+    run = RunFolder(tmp_path / "toy")
     monkeypatch.setattr(toy, "SETTINGS", replace(toy.SETTINGS, samples=60_000, decay_from=20_000))
-    assert demo.run(demo.DemoJob(str(tmp_path / "toy"), toy=True, quick=True, device="cpu")) == 0
+    job = demo.DemoJob(str(run.path), toy=True, quick=True, device="cpu")
+
+    def stop() -> None:
+        end = time.monotonic() + 60
+        while not run.path.exists() or not run.lines():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(job)
+    assert list(run.checkpoints.iterdir()) and not run.prior.exists() and not (run.path / "report.json").exists()
+    assert demo.run(job) == 0 and run.lines()[-1]["n"] >= 60_000
     rows = json.loads((tmp_path / "toy" / "report.json").read_text())["rows"]
     score = [r["value"] for r in rows if r["use"] == "score"]
     assert len(score) == 4 and max(score[1:]) < 0.1  # of the exact score's square; predicting zero is 1

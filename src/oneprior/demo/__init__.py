@@ -82,6 +82,8 @@ def run(job: DemoJob) -> int:
         task = progress.add_task("measuring", total=len(FIGURES))
         for use, figure in FIGURES.items():
             progress.update(task, description=use)
+            if not console.is_terminal:
+                console.print(f"measuring: {use}")
             at = time.perf_counter()
             found, seen = figure(bench)
             rows, pictures = rows + found, pictures + seen
@@ -119,7 +121,11 @@ def parts(development: bool) -> tuple[Source, Source]:
 def learn(
     job: DemoJob, source: Source, codec: Codec, network: NetConfig, settings: TrainSettings, console: Console
 ) -> tuple[Prior, tuple[list[float], dict[str, list[float]]]]:
-    """Train (or take up a run that was begun), with progress and previews; saves and returns the prior."""
+    """Train (or take up a run that was begun), with progress; saves and returns the prior, and the losses.
+
+    Raises:
+        KeyboardInterrupt: where Ctrl-C or SIGTERM ended it, behind a checkpoint.
+    """
     facts = source.facts
     conditions = Conditions({"label": Label(facts.classes)} if facts.classes else {})
     net = build(network, settings.seed)
@@ -131,15 +137,6 @@ def learn(
     of = {"shape": list(facts.shape), "oneprior": __version__}
     of["data"] = {"name": facts.name, "count": facts.count, "licence": facts.licence, "levels": facts.levels}
 
-    def kept() -> Prior:
-        training = {
-            "samples": trainer.n,
-            "seconds": round(trainer.seconds, 1),
-            "lr": settings.lr,
-            "seed": settings.seed,
-        }
-        return Prior(den, codec, conditions, {**of, "training": training})
-
     with bars(console, "{task.fields[said]}") as progress:
         task, loss, shown = progress.add_task("training", total=settings.samples, said=""), None, 0.0
         for state in trainer.fit():
@@ -148,9 +145,14 @@ def learn(
                 shown = time.monotonic()
                 said = f"loss {loss.item():.3f}, {state.rate:,.0f} samples/s"
                 progress.update(task, completed=state.n, said=said)
+            if state.line and not console.is_terminal:  # a log has no bar
+                console.print(f"n {state.n:,} of {settings.samples:,}  loss {state.line['loss']:.3f}")
+    if trainer.stopped != "samples":
+        console.print("stopped behind a checkpoint: the same command goes on")
+        raise KeyboardInterrupt
+    how = {"samples": trainer.n, "seconds": round(trainer.seconds, 1), "lr": settings.lr, "seed": settings.seed}
     with trainer.averages.applied():
-        prior = kept()
-        prior.save(run.prior, force=True)
+        Prior(den, codec, conditions, {**of, "training": how}).save(run.prior, force=True)
     lines = run.lines()
     return load(run.prior), ([x["n"] for x in lines], {"loss": [x["loss"] for x in lines]})
 
