@@ -14,20 +14,9 @@ from oneprior.guidance import CFG
 from oneprior.nets import DiTConfig, MLPConfig, TokensConfig, UNetConfig, build
 from oneprior.schedules import Cosine, RectifiedFlow
 from oneprior.tokens import Absorbing, TokenDenoiser
-from oneprior.uses.features import (
-    blocks,
-    cka,
-    extract,
-    network,
-    pca_maps,
-    pooled,
-    search,
-    shapes,
-    spatial,
-    tapped,
-    validated,
-)
+from oneprior.uses.features import cka, extract, pca_maps, pooled, search, shapes, spatial, validated
 from oneprior.uses.heads import HEADS, Attention, Head, linear, mlp
+from oneprior.uses.taps import blocks, network, tapped
 
 G = torch.Generator().manual_seed(0)
 UNET = UNetConfig((1, 8, 8), classes=3, channels=(8, 16))

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from oneprior.denoiser import NetworkDenoiser
 from oneprior.nets import MLPConfig, UNetConfig, build
 from oneprior.schedules import Cosine
-from oneprior.uses.features import extract, network, shapes, spatial, tapped
+from oneprior.uses.features import extract, shapes, spatial
 from oneprior.uses.feedback import Feedback, mirrored
 from oneprior.uses.heads import Attention
+from oneprior.uses.taps import network, tapped
 
 
 def network_of(config: UNetConfig | MLPConfig) -> NetworkDenoiser:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from oneprior.denoiser import Denoiser
-from oneprior.uses.features import ask, network, shapes, spatial, still, tapped
+from oneprior.uses.features import ask, shapes, spatial
 from oneprior.uses.heads import Attention, AttentionNet, Head, check_classes, train
+from oneprior.uses.taps import network, still, tapped
 
 
 def mirrored(known: Mapping[str, tuple[int, ...]]) -> dict[str, str]:

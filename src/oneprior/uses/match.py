@@ -20,7 +20,8 @@ from torch import Tensor
 
 from oneprior.denoiser import Denoiser
 from oneprior.times import Time
-from oneprior.uses.features import blocks, extract, network, spatial
+from oneprior.uses.features import extract, spatial
+from oneprior.uses.taps import blocks, network
 
 Maps = Mapping[str, Tensor]
 
