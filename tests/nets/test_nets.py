@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -23,6 +24,7 @@ PORTS = {"classes": 4, "vector": 2, "image": 2, "second_time": True}
 CONFIGS: dict[str, NetConfig] = {
     "unet": UNetConfig((2, 8, 8), channels=(8, 12, 16), tokens=5, time_axes=3, **PORTS),
     "unet deep": UNetConfig((2, 8, 4), channels=(8, 16), blocks=2, attention=(0, 1), head=8, time_axes=3, **PORTS),
+    "unet patch": UNetConfig((2, 8, 8), channels=(8, 12), patch=2, tokens=5, time_axes=3, **PORTS),
     "dit": DiTConfig((2, 8, 8), patch=2, width=16, depth=2, heads=2, tokens=5, time_axes=3, **PORTS),
     "dit sequence": DiTConfig((6, 2), patch=1, width=16, depth=2, heads=2, tokens=5, time_axes=1, classes=4),
     "mlp": MLPConfig((2, 4, 4), width=16, depth=2, time_axes=3, **PORTS),
@@ -359,6 +361,8 @@ def test_weights_survive_a_new_build(config: NetConfig) -> None:
             r"UNetConfig wants shape \(C, H, W\) of one sample, without the batch; got \(8, 8\)",
         ),
         (lambda: UNetConfig((1, 7, 8)), "sides divisible by 2; got 7 x 8"),
+        (lambda: UNetConfig((1, 6, 8), patch=2), "resolutions of patch=2 need sides divisible by 4; got 6 x 8"),
+        (lambda: UNetConfig((1, 8, 8), patch=0), "patch=0"),
         (lambda: UNetConfig((1, 8, 8), channels=(10, 20)), r"multiples of 4; got \(10, 20\)"),
         (lambda: UNetConfig((1, 8, 8), attention=(2,)), r"attention=\(2,\) names no index"),
         (lambda: UNetConfig((1, 8, 8), tokens=4, attention=()), "tokens are read by attention"),
@@ -428,6 +432,20 @@ def test_settings_import_no_torch() -> None:
     code = "import sys, oneprior.nets, oneprior.nets.config; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert re.sub(r"\s", "", done.stdout) == "False"
+
+
+@pytest.mark.parametrize("times", [0, 3])
+def test_a_patch_is_a_cell_of_more_channels(times: int) -> None:
+    """patch=2 is the network of pictures whose 2 x 2 squares are channels already, port `image` among them."""
+    fields: dict[str, Any] = {"channels": (8, 16), "time_axes": times}
+    net = awake(UNetConfig((3, 16, 8), image=1, patch=2, **fields))
+    cells = build(UNetConfig((12, 8, 4), image=4, **fields)).eval()
+    cells.load_state_dict(net.state_dict())
+    x, image, t = torch.randn(2, 3, 16, 8), torch.randn(2, 1, 16, 8), torch.rand(2)
+    t = t.reshape(2, 1, 1, 1).expand(2, 1, 16, 8) if times else t
+    own = t[..., ::2, ::2] if times else t
+    small = cells(F.pixel_unshuffle(x, 2), own, image=F.pixel_unshuffle(image, 2))
+    torch.testing.assert_close(net(x, t, image=image), F.pixel_shuffle(small, 2))
 
 
 def test_unet_learns_the_posterior_mean_of_a_gaussian() -> None:

@@ -1,7 +1,8 @@
 """Residual U-Net with scale-shift time modulation (Ho et al. 2020; Dhariwal & Nichol 2021, "ADM").
 
 A block: h + conv(silu(scale(e) * norm(conv(silu(norm(h)))) + shift(e))), then attention where the grid is coarse. One
-skip per resolution. Down by a strided convolution, up by one that yields 2 x 2 cells from one (Shi et al. 2016).
+skip per resolution. Down by a strided convolution, up by one that yields 2 x 2 cells from one (Shi et al. 2016); so are
+pixels the channels of a `patch`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ def norm(channels: int, affine: bool = True) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels // 4) if channels > 128 else channels // 4, channels, affine=affine)
 
 
-def coarser(e: Tensor) -> Tensor:
-    """Mean over 2 x 2 of the embedding (B, H, W, width); one time for all, (B, 1, 1, width), stays."""
-    if e.shape[1] == e.shape[2] == 1:
+def coarser(e: Tensor, by: int = 2) -> Tensor:
+    """Mean over by x by of the embedding (B, H, W, width); one time for all, (B, 1, 1, width), stays."""
+    if by == 1 or e.shape[1] == e.shape[2] == 1:
         return e
-    return e.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).mean((2, 4))
+    return e.unflatten(2, (-1, by)).unflatten(1, (-1, by)).mean((2, 4))
 
 
 class GridAttention(nn.Module):
@@ -101,7 +102,7 @@ class UNet(nn.Module):
         attend = [i in {k % n for k in config.attention} for i in range(n)]
         self.embedding = Embedding(config, width, width)
         self.tokens = Tokens(config)
-        self.inp = nn.Conv2d(config.channels_in + config.image, ch[0], 3, padding=1)
+        self.inp = nn.Conv2d((config.channels_in + config.image) * config.patch**2, ch[0], 3, padding=1)
         self.down = nn.ModuleList(Level(c, c, config.blocks, width, config, a) for c, a in zip(ch, attend, strict=True))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(ch))
         self.mid = Level(ch[-1], ch[-1], 2, width, config, attend[-1])
@@ -110,7 +111,7 @@ class UNet(nn.Module):
         )
         self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 3, padding=1) for a, b in pairwise(ch))
         self.norm = norm(ch[0])
-        self.out = zero(nn.Conv2d(ch[0], config.channels_out, 3, padding=1))
+        self.out = zero(nn.Conv2d(ch[0], config.channels_out * config.patch**2, 3, padding=1))
 
     def forward(
         self,
@@ -135,15 +136,15 @@ class UNet(nn.Module):
         """
         config, n = self.config, len(self.down)
         check_input(config, x, t)
-        if x.shape[2] % 2 ** (n - 1) or x.shape[3] % 2 ** (n - 1):
+        if x.shape[2] % config.factor or x.shape[3] % config.factor:
             raise ValueError(
                 f"this UNet halves the grid {n - 1} times; x of shape {tuple(x.shape)} has sides that "
-                f"{2 ** (n - 1)} does not divide: pad x"
+                f"{config.factor} does not divide: pad x"
             )
         if second_time is not None:
             check_input(config, x, second_time)
             second_time = self._times(second_time, x)
-        e = self.embedding(self._times(t, x), second_time, label, vector)
+        e = coarser(self.embedding(self._times(t, x), second_time, label, vector), config.patch)
         context, mask = self.tokens(len(x), tokens, token_mask)
         extra = each_residual(residuals, n + 1, f"{n} levels of down, then mid")
 
@@ -152,7 +153,7 @@ class UNet(nn.Module):
                 return h
             return between(i, h.flatten(2).transpose(1, 2), e[:, 0]).transpose(1, 2).reshape(h.shape)
 
-        h = self.inp(with_image(config, x, image))
+        h = self.inp(F.pixel_unshuffle(with_image(config, x, image), config.patch))
         skips, embeddings = [], [e]
         for i, level in enumerate(self.down):
             if i:
@@ -170,7 +171,7 @@ class UNet(nn.Module):
             h = after(2 * n - i, self.up[i](torch.cat((h, skips[i]), 1), embeddings[i], context, mask))
             if i:
                 h = F.pixel_shuffle(self.grow[i - 1](h), 2)
-        return self.out(F.silu(self.norm(h)))
+        return F.pixel_shuffle(self.out(F.silu(self.norm(h))), config.patch)
 
     @staticmethod
     def _times(t: Tensor, x: Tensor) -> Tensor:
