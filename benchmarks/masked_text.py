@@ -40,7 +40,6 @@ from torch import Tensor, nn
 import oneprior
 from oneprior.data.text import text
 from oneprior.metrics import NGrams, TextScore, ngram_perplexity
-from oneprior.token_prior import TokenPrior
 from oneprior.tokens import Absorbing, Ancestral, Coins, FirstHitting, TokenDenoiser, TokenSampler, next_token
 from oneprior.uses.tokens import nats
 
@@ -151,6 +150,7 @@ def speed(
             about = {"perplexity": found.perplexity, "entropy": found.entropy, "off": off}
             about |= {"off_error": found.perplexity_error / found.perplexity}
             rows.append(shown(f"{name}, L = {length}", each, took, **about))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)  # it takes an hour
             if max(map(abs, off)) <= 0.01:
                 return name, each
         return None
@@ -166,24 +166,21 @@ def speed(
     return [shown(what, each, floor, speedup=floor / each, samples=count), alone, *rows]
 
 
-def held_out(prior: TokenPrior, draws: int, count: int | None, ar: nn.Module | None) -> list[dict[str, Any]]:
-    """Bits a character of books that training has not seen: the bound, models of n-grams, the causal net."""
-    length = prior.shape[0]
-    test = text("kjv", length=length, split="test", tokens=prior.codec).apart()
-    tokens = torch.as_tensor(test.batch(range(min(count or len(test), len(test))))["x"])
-    bits, parts = math.log(2) * length, range(0, len(tokens), 32)
-    nats_ = torch.cat(
-        [nats(prior.den, tokens[i : i + 32], draws, range(i, i + len(tokens[i : i + 32]))) for i in parts]
-    )
-    each, train = nats_.mean(1) / bits, text("kjv", split="train", tokens=prior.codec).tokens
+def bits(
+    den: TokenDenoiser, tokens: Tensor, train: Tensor, symbols: int, draws: int = 8, ar: nn.Module | None = None
+) -> list[dict[str, Any]]:
+    """Bits a character of texts (N, L) that training has not seen: the bound, models of n-grams, the causal net."""
+    parts = [range(i, min(i + 32, len(tokens))) for i in range(0, len(tokens), 32)]
+    bound = torch.cat([nats(den, tokens[i.start : i.stop], draws, i) for i in parts]).mean(1)
+    each = bound / (math.log(2) * tokens.shape[1])
     error = float(each.std() / math.sqrt(len(each)))
     rows = [shown("oneprior, bound, bits a character", float(each.mean()), None, 1.9, error=error)]
     for order in (4, 5, 6):
-        value = float(NGrams.of(train, prior.codec.symbols, order).bits(tokens).mean())
+        value = float(NGrams.of(train, symbols, order).bits(tokens).mean())
         rows.append(shown(f"interpolated Kneser-Ney of order {order}, bits a character", value))
     if ar is not None:
         with torch.no_grad():
-            exact = torch.cat([next_token(ar, tokens[i : i + 32]) for i in parts]) / bits
+            exact = torch.cat([next_token(ar, tokens[i.start : i.stop]).mean(1) for i in parts]) / math.log(2)
         gap = each - exact
         error = float(gap.std() / math.sqrt(len(gap)))
         rows.append(shown("causal transformer of the same size, bits a character", float(exact.mean())))
@@ -265,7 +262,10 @@ def speed_of(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def bits_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     prior, source = of_prior(args)
-    return held_out(prior, 8, args.held_out, args.ar and causal_twin(prior, source, args.ar, args.recipe))
+    ar = args.ar and causal_twin(prior, source, args.ar, args.recipe)
+    test = text("kjv", length=prior.shape[0], split="test", tokens=prior.codec).apart()
+    tokens = torch.as_tensor(test.batch(range(min(args.held_out or len(test), len(test))))["x"])
+    return bits(prior.den, tokens, source.tokens, prior.codec.symbols, ar=ar)
 
 
 def of_prior(args: argparse.Namespace) -> tuple[Any, Any]:

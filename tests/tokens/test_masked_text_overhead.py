@@ -1,6 +1,7 @@
 """benchmarks/masked_text.py --overhead: its floor is the same method, its sampler makes 64 calls, and the bar holds."""
 
 import importlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from oneprior.metrics import NGrams
+from oneprior.nets import TokensConfig, build
 from oneprior.tokens import Ancestral, FirstHitting
 
 
@@ -47,6 +49,18 @@ def test_text_as_good_is_found(bench: Any) -> None:
         m.setattr(bench, "FirstHitting", lambda k=1: FirstHitting() if k == 1 else bench.Ancestral(k, ""))
         found = bench.speed(bench.denoiser(net), model, 24, 4, [2], [12])[0]["what"]
         assert "1 token a call" in found and "no number" in found
+
+
+def test_bits_of_nets_that_know_nothing(bench: Any) -> None:
+    """Uniform logits, masked and causal: log2 of the number of symbols, on every text, no gap between the two."""
+    net, g = bench.Table(24, 8), torch.Generator().manual_seed(0)
+    net.table.zero_()
+    tokens, train = torch.randint(7, (40, 24), generator=g), torch.randint(7, (2000,), generator=g)
+    silent = build(TokensConfig((24,), vocab=8, width=16, depth=1, heads=2, causal=True)).eval()  # zero at first
+    bound, *grams, exact, gap = bench.bits(bench.denoiser(net), tokens, train, 7, ar=silent)
+    assert bound["value"] == pytest.approx(math.log2(7), rel=1e-5) and bound["error"] < 1e-6
+    assert exact["value"] == pytest.approx(math.log2(7), rel=1e-5) and abs(gap["value"]) < 1e-5
+    assert len(grams) == 3 and all(row["value"] > 2.6 for row in grams)  # random text: they can only lose
 
 
 @pytest.mark.timing
