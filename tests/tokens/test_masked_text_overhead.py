@@ -36,14 +36,22 @@ def test_as_many_calls_as_the_floor_has_steps(bench: Any) -> None:
     assert net.calls == bench.STEPS and int(x.max()) < 19
 
 
-def test_text_as_good_is_found(bench: Any) -> None:
+def test_text_as_good_is_found(bench: Any, tmp_path: Path) -> None:
     """A table of logits has the same law in any number of calls: the fewest are as good, and a wrong law is not."""
     net, g = bench.Table(24, 8), torch.Generator().manual_seed(0)
     model = NGrams.of(torch.randint(7, (2000,), generator=g), 7, 2)
-    found, exact, *rows = bench.speed(bench.denoiser(net), model, 24, 48, [200, 400], [24, 12])
+    keep = tmp_path / "kept.json"
+    found, exact, *rows = bench.speed(
+        bench.denoiser(net), model, 24, 48, [200, 400], [24, 12], kept=bench.Kept(keep, "a")
+    )
     assert "24 tokens a call" in found["what"] and "beside cached ancestral, 200 steps" in found["what"]
     assert (found["value"], found["floor"]) == (rows[0]["value"], rows[1]["value"]) and exact["ratio"] == 1
     assert len(rows) == 2  # more calls are not tried
+    calls = net.calls  # an interrupted table goes on from its file, of the same prior
+    again = bench.speed(bench.denoiser(net), model, 24, 48, [200, 400], [24, 12], kept=bench.Kept(keep, "a"))
+    assert again == [found, exact, *rows] and net.calls == calls
+    with pytest.raises(SystemExit, match="is of the prior a, this is b"):
+        bench.Kept(keep, "b")
     with pytest.MonkeyPatch.context() as m:  # one symbol again and again: another entropy
         m.setattr(bench, "Ancestral", lambda n, draw: lambda den, shape, seeds: torch.zeros(shape, dtype=torch.long))
         m.setattr(bench, "FirstHitting", lambda k=1: FirstHitting() if k == 1 else bench.Ancestral(k, ""))
