@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--samples",
         type=lambda v: [int(n) for n in v.split(",")],
-        default=[1024, 128, 16],
+        default=[1024, 64, 4],
         help="of each sampler, by length",
     )
     parser.add_argument("--keep", type=Path, help="file of figures that --speed has already, and goes on from")
