@@ -442,8 +442,8 @@ def test_a_patch_is_a_cell_of_more_channels(times: int) -> None:
     cells = build(UNetConfig((12, 8, 4), image=4, **fields)).eval()
     cells.load_state_dict(net.state_dict())
     x, image, t = torch.randn(2, 3, 16, 8), torch.randn(2, 1, 16, 8), torch.rand(2)
-    t = t.reshape(2, 1, 1, 1).expand(2, 1, 16, 8) if times else t
-    own = t[..., ::2, ::2] if times else t
+    own = torch.rand(2, 1, 8, 4) if times else t  # a time of its own for each cell
+    t = own.repeat_interleave(2, 2).repeat_interleave(2, 3) if times else t
     small = cells(F.pixel_unshuffle(x, 2), own, image=F.pixel_unshuffle(image, 2))
     torch.testing.assert_close(net(x, t, image=image), F.pixel_shuffle(small, 2))
 

@@ -84,7 +84,7 @@ class UNetConfig(NetConfig):
     attention: resolutions with attention, as indices of `channels` (-1: the coarsest); () for none.
     head: channels of one attention head, or a little more where they do not divide.
     patch: side of the squares that the finest resolution takes as one cell: 2 sees 32 x 32 pixels as 16 x 16 cells of
-        four times the channels, for a quarter of the cost (Hoogeboom et al. 2023, "simple diffusion").
+        four times the channels (Hoogeboom et al. 2023, "simple diffusion").
     """
 
     channels: tuple[int, ...] = (32, 64)

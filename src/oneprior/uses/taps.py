@@ -115,7 +115,6 @@ def still(net: nn.Module, grad: bool = False) -> Iterator[None]:
 
 def network(den: Model) -> nn.Module:
     """The network underneath a denoiser."""
-    try:
-        return den.net  # type: ignore[return-value]
-    except AttributeError:
-        raise ValueError(f"{type(den).__name__} has no network whose layers could be read") from None
+    if not isinstance(net := getattr(den, "net", None), nn.Module):
+        raise ValueError(f"{type(den).__name__} has no network whose layers could be read")
+    return net
