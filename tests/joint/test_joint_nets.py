@@ -42,6 +42,17 @@ def batch(seed: int = 0) -> dict[str, Tensor]:
 TIMES = {"image": 0.3, "other": 0.8, "label": 0.5, "words": 0.9, "feat": 0.2}
 
 
+@pytest.mark.parametrize("net", ["unet", "dit"])
+def test_a_symbol_starts_as_loud_as_an_embedding(net: str) -> None:
+    module: Any = build(JointConfig(SHAPES, VOCAB, net, "tiny", {} if net == "unet" else FIELDS[net]), seed=0)
+    w, end = module.backbone.embedding.vector.weight.detach(), 5 * 32
+    assert w.shape[1] == end + 11 + 3 * 6 + 4
+    for shown, (start, stop) in {1.0: (end, end + 11), 3**-0.5: (end + 11, end + 29)}.items():
+        assert abs(float(w[:, start:stop].std()) / shown - 1) < 0.1
+    for rest in (w[:, :end], w[:, -4:]):  # clocks and numbers: as a linear map starts
+        assert float(rest.abs().max()) <= w.shape[1] ** -0.5
+
+
 @pytest.mark.parametrize("net", FIELDS)
 def test_every_part_is_answered_and_hears_every_other(net: str) -> None:
     den, x = denoiser(net), batch()

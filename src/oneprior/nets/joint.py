@@ -4,11 +4,15 @@ Pictures of one size stand in the channels of a U-Net or DiT; vectors and tokens
 port `vector` and are answered from `pool` more channels of its output, averaged over the grid. An MLP takes all parts
 as one vector. Every part has a time embedding of its own, so that it is never in doubt whose time is whose. A part at
 t = 1 says nothing, and is shown as zeros: what is left out costs no noise and is the same at every call.
+Beside a picture, symbols start as loud as rows of an embedding (variance 1 a part): at the default of a linear map a
+label is a fourteenth of that, and a U-Net of garments hardly heard it in 500 steps (.12 of garments right, .41 so).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +37,12 @@ class JointNet(nn.Module):
         self.heads = nn.ModuleDict(
             {k: nn.Sequential(nn.Linear(said, 128), nn.SiLU(), zero(nn.Linear(128, n))) for k, n in heads.items()}
         )
+        entry: Any = backbone.embedding if heads else None
+        end = said - config.pool - sum(heads.values())  # where the clocks' columns of the port end
+        for k, n in heads.items():
+            if k in config.vocab:
+                nn.init.normal_(entry.vector.weight[:, end : end + n], std=prod(config.shapes[k]) ** -0.5)
+            end += n
 
     def forward(self, x: Mapping[str, Tensor], t: Mapping[str, Tensor]) -> dict[str, Tensor]:
         config = self.config

@@ -57,7 +57,7 @@ class Reader:
 @dataclass(frozen=True)
 class Labelled:
     """noun: what a picture shows. train, test: pictures of ten classes, in memory. net, size, fields: of the network.
-    samples: seen in a training; n: drawn of a kind and seed, and held-out pictures read."""
+    samples, batch: seen in a training and in a step of it; n: drawn of a kind and seed, and held-out pictures read."""
 
     noun: str
     train: ArraySource
@@ -69,6 +69,7 @@ class Labelled:
     n: int
     device: str = "cpu"
     size: str = "small"
+    batch: int = 128
     sampler: str = "ancestral"
     steps: int = 50
 
@@ -101,7 +102,7 @@ class Labelled:
         n = int(self.samples * share)
         source, codec = (self.train, self.codec) if data is None else (data, data)
         return trained(
-            f"{name}-{seed}", den, objective, source, codec, samples=n, batch=128, lr=2e-3, seed=seed,
+            f"{name}-{seed}", den, objective, source, codec, samples=n, batch=self.batch, lr=2e-3, seed=seed,
             warmup=min(12_800, n // 8), device=self.device,
         )  # fmt: skip
 
