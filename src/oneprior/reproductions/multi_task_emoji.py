@@ -1,10 +1,15 @@
 """One model of two vendors' emoji, each picture with a time of its own: translation is one picture given the other
 (UniDiffuser, Bao et al. 2023; the image-transition setting of MT-Diffusion, Chen et al. 2024).
 
-Pairs of the same emoji, those of a stated skin tone left out, split by base name. Translations are drawn for held-out
-emoji; PSNR is that of the mean squared error over all, in [0, 1]. What takes no model: the source itself, the source
-blurred (by the width that is best on training pairs), and half way from it to the mean training picture of the target.
-Features are histograms of oriented gradients: outlines, not grounds.
+Pairs of the same emoji, those of a stated skin tone left out, split by base name. Held-out emoji are translated by the
+posterior mean, E[target | source], which is one call with the target at t = 1, and by draws; PSNR is that of the mean
+squared error over all, in [0, 1]. What takes no model: the source itself, the source blurred (by the width that is best
+on training pairs), and half way from it to the mean training picture of the target. Features are histograms of oriented
+gradients: outlines, not grounds.
+
+Settings were chosen on a sixth of the training names, left out: small batches, as steps are short; a law of times that
+gives one picture and leaves the other out in a quarter of the pairs; mirror images and no other augmentation (shifts,
+channels that change places, rotations: all worse after equal samples).
 
 The quick scale translates digits to their mirrored negatives, which needs no files.
 """
@@ -34,13 +39,14 @@ from oneprior.schedules import Cosine
 
 PAPER = "Diffusion Models for Multi-Task Generative Modeling (ICLR 2024); UniDiffuser (2023)"
 CLAIM = (
-    "One model of emoji by two vendors translates held-out ones both ways: the mean of 8 draws is 1 dB above the best "
+    "One model of emoji by two vendors translates held-out ones both ways: the posterior mean is 1 dB above the best "
     "of copying, blurring and going half way to the mean, and a draw is nearer to the truth in features than a copy is."
 )
 SEEDS: dict[Scale, tuple[int, ...]] = {"quick": (0,), "desk": (0,)}
-SAMPLES: dict[Scale, int] = {"quick": 640, "desk": 150_000}  # pairs seen in training
+SAMPLES: dict[Scale, int] = {"quick": 640, "desk": 100_000}  # pairs seen in training
 PARTS: tuple[str, str] = ("google", "twitter")
-FIELDS = {"dropout": 0.2}
+FIELDS = {"patch": 2, "channels": (48, 96), "dropout": 0.2}
+LAW = Independent(2, off=0.3, clean=0.4)
 DRAWS, SAMPLER, STEPS = 8, "ancestral", 30
 
 
@@ -59,8 +65,8 @@ def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
         simple["half way to the mean"] = (copy + known[target].mean(0)) / 2
         floor = {k: psnr(x, true) for k, x in simple.items()}
         best = max(floor.values())
-        mean = psnr(made.mean(1), true)
-        yield Check(f"{way}: PSNR of the mean of 8 draws", mean, ">= 1 dB above the best", best, mean >= best + 1, kind)
+        mean = psnr(expected(den, copy, source, target, train.facts.levels), true)
+        yield Check(f"{way}: PSNR of the posterior mean", mean, ">= 1 dB above the best", best, mean >= best + 1, kind)
         features, own = outlines(true), outlines(copy)
         drawn, copied = (
             float((outlines(made[:, 0]) - features).norm(dim=1).mean()),
@@ -69,6 +75,8 @@ def run(scale: Scale, device: str = "cpu") -> Iterator[Check]:
         yield Check(f"{way}: distance of a draw in features", drawn, "< a copy's", copied, drawn < copied, kind)
         for name, value in floor.items():
             yield Check(f"{way}: PSNR of {name}", value, "shown", None, True, "uncalibrated")
+        both = psnr(made.mean(1), true)
+        yield Check(f"{way}: PSNR of the mean of 8 draws", both, "shown", None, True, "uncalibrated")
         yield Check(f"{way}: PSNR of one draw", psnr(made[:, 0], true), "shown", None, True, "uncalibrated")
         shares = (found(outlines(made[:, 0]), features), found(own, features))
         yield Check(f"{way}: a draw's nearest true one is its own", shares[0], "shown", shares[1], True, "uncalibrated")
@@ -90,9 +98,20 @@ def learn(train: Pairs, samples: int, seed: int, device: str) -> JointDenoiser:
     net = build(JointConfig(shapes, {}, "unet", "tiny", FIELDS), seed)
     data = Packed(Mirrored(train), {PARTS[0]: "x", PARTS[1]: "y"}, Pixels(train.facts.levels))
     return trained(
-        f"joint-{seed}", JointDenoiser(net, shapes, dict.fromkeys(PARTS, Cosine())), JointObjective(Independent(2)),
-        data, data, samples=samples, batch=64, lr=2e-3, warmup=samples // 10, seed=seed, device=device,
+        f"joint-{seed}", JointDenoiser(net, shapes, dict.fromkeys(PARTS, Cosine())), JointObjective(LAW),
+        data, data, samples=samples, batch=16, lr=1.5e-3, warmup=samples // 10, seed=seed, device=device,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def expected(den: JointDenoiser, x: Tensor, source: str, target: str, levels: int | None) -> Tensor:
+    """The mean of `target` given x (N, C, H, W), in [0, 1]: at t = 1 its own noise is not looked at."""
+    codec, out, device = Pixels(levels), [], next(den.parameters()).device
+    for z in codec.encode(x).to(device).split(256):
+        at = {source: z, target: torch.zeros_like(z)}
+        post = den.posterior({k: at[k] for k in PARTS}, {k: float(k == target) for k in PARTS})
+        out.append(codec.decode(post[target].mean.cpu(), clip=True))
+    return torch.cat(out)
 
 
 def translate(den: JointDenoiser, x: Tensor, source: str, target: str, levels: int | None) -> Tensor:
